@@ -1,0 +1,48 @@
+"""What every command shares: its parser, its exit codes, its way of saying what went wrong. No heavy import here."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+OK, SOME_FAILED, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
+
+
+def make_parser(description: str, workspace: bool = True) -> argparse.ArgumentParser:
+    """A parser with the options all commands have."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    if workspace:
+        parser.add_argument(
+            "-w",
+            "--workspace",
+            metavar="DIR",
+            help="workspace folder; without it $CAS_WORKSPACE, else the current folder or a parent that has a dataset.json",
+        )
+    return parser
+
+
+def run(
+    parser: argparse.ArgumentParser, work: Callable[[argparse.Namespace], int], arguments: Sequence[str] | None = None
+) -> int:
+    """Parse, work, and turn what goes wrong into a message and an exit code.
+
+    0: done. 1: some cases failed, the others are done. 2: nothing could be done; the message says why.
+    130: interrupted, finished work is kept.
+    """
+    values = parser.parse_args(arguments)
+    from cardiac_autoseg.errors import UserError
+
+    try:
+        return work(values)
+    except UserError as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        print(f"\n{parser.prog}: interrupted; what was finished is kept, the same command goes on from there", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        with suppress(OSError):
+            sys.stdout.close()
+        return OK

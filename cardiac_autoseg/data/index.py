@@ -1,0 +1,101 @@
+"""The index (``dataset.json``): which cases there are, where their images lie, and who annotated them."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cardiac_autoseg.errors import UserError
+from cardiac_autoseg.files import read_json, write_json
+
+FORMAT_VERSION = 1
+LABELS = {"background": 0, "RV": 1, "MYO": 2, "LV": 3}
+"""The internal classes and their order (ACDC's)."""
+
+
+@dataclass(frozen=True)
+class LabelRef:
+    """A label file, and the 0-based frame in it where the file is 4D."""
+
+    path: str
+    frame: int | None = None
+
+
+@dataclass(frozen=True)
+class Case:
+    """One 3D short-axis volume: one frame of one subject.
+
+    ``image_frame`` is the 0-based frame within a 4D image file, ``frame`` the 1-based frame number the data set records;
+    ``phase`` is "ED", "ES" or None. Paths are absolute, or relative to the workspace.
+    """
+
+    id: str
+    subject: str
+    image: str
+    image_frame: int | None = None
+    phase: str | None = None
+    frame: int | None = None
+    group: str | None = None
+    height_cm: float | None = None
+    weight_kg: float | None = None
+    labels: dict[str, LabelRef] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Source:
+    """An annotation source: who drew the labels. ``values`` says which class each value in its files means."""
+
+    values: dict[int, str]
+    simulated: bool = False
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """All cases and sources of a workspace. ``labels`` maps each class name to the tool's own value."""
+
+    name: str
+    cases: tuple[Case, ...]
+    sources: dict[str, Source]
+    labels: dict[str, int] = field(default_factory=lambda: dict(LABELS))
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in the order of their values, background first."""
+        return tuple(sorted(self.labels, key=lambda name: self.labels[name]))
+
+    def labelled(self, source: str) -> tuple[Case, ...]:
+        """The cases that ``source`` annotated; raises :class:`UserError` if there is no such source."""
+        if source not in self.sources:
+            raise UserError(
+                f"there is no label source {source!r} in this workspace; it has: {', '.join(sorted(self.sources)) or 'none'}"
+            )
+        return tuple(case for case in self.cases if source in case.labels)
+
+
+def save_dataset(path: Path, dataset: Dataset) -> None:
+    """Write ``dataset.json`` atomically."""
+    write_json(path, {"format_version": FORMAT_VERSION, **dataclasses.asdict(dataset)})
+
+
+def load_dataset(path: Path) -> Dataset:
+    """Read ``dataset.json``; raises :class:`UserError` if it is missing, broken or of another version."""
+    values: dict[str, Any] = read_json(path, "Make it with cas_import, or cas_plan_and_preprocess on a data folder.")
+    if values.get("format_version") != FORMAT_VERSION:
+        raise UserError(
+            f"{path} has format version {values.get('format_version')}, this release reads {FORMAT_VERSION}: import again"
+        )
+    try:
+        cases = tuple(
+            Case(**{**case, "labels": {name: LabelRef(**ref) for name, ref in case["labels"].items()}})
+            for case in values["cases"]
+        )
+        sources = {
+            name: Source(**{**source, "values": {int(value): label for value, label in source["values"].items()}})
+            for name, source in values["sources"].items()
+        }
+        return Dataset(name=values["name"], cases=cases, sources=sources, labels=values["labels"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path} is not a valid index ({error}): import again") from error

@@ -1,0 +1,49 @@
+"""Packaging of cardiac_autoseg: metadata, dependencies, extras and the cas_* commands."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+COMMANDS = (
+    "import",
+    "plan_and_preprocess",
+    "train",
+    "status",
+    "ensemble",
+    "predict",
+    "evaluate",
+    "report",
+    "demo",
+)
+
+setup(
+    name="cardiac_autoseg",
+    version="0.1.0",
+    description="Self-configuring segmentation of short-axis cardiac cine-MRI, one model per annotation source",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["cardiac_autoseg", "cardiac_autoseg.*", "planning", "planning.*"]),
+    package_data={"cardiac_autoseg": ["py.typed", "report/*.html"]},
+    install_requires=[
+        "torch>=2.4,<3",
+        "numpy>=1.26",
+        "scipy>=1.11",
+        "scikit-learn>=1.4",
+        "SimpleITK>=2.3",
+        "batchgenerators>=0.25",
+        "acvl-utils>=0.2.3",
+        "safetensors>=0.4",
+        "matplotlib>=3.8",
+        "jinja2>=3.1",
+        "tqdm>=4.66",
+    ],
+    extras_require={"test": ["pytest>=8", "ruff>=0.6", "mypy>=1.11", "medpy>=0.5", "pandas>=2"]},
+    entry_points={
+        # cardiac_autoseg.cli.import_ because `import` is a keyword.
+        "console_scripts": [
+            f"cas_{name} = cardiac_autoseg.cli.{name + '_' if name == 'import' else name}:main" for name in COMMANDS
+        ]
+    },
+)
