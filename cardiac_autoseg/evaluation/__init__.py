@@ -1,1 +1,1 @@
-
+"""Scoring label volumes against reference labels: overlap, surface distances, clinical numbers and their agreement."""

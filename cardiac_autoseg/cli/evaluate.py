@@ -1,0 +1,174 @@
+"""``cas_evaluate``: score a folder of predicted labels against a label source."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from cardiac_autoseg.cli import common
+
+if TYPE_CHECKING:
+    from cardiac_autoseg.data.index import Case
+    from cardiac_autoseg.evaluation.evaluate import Evaluation
+    from cardiac_autoseg.workspace import Workspace
+
+SUFFIX = ".nii.gz"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of ``cas_evaluate``."""
+    parser = common.make_parser(
+        "Score predicted labels against those of a source: Dice, surface distances, volumes, EF, mass, and the agreement of"
+        " the clinical numbers. Writes evaluation.json, cases.csv, patients.csv, agreement.csv and levels.csv."
+    )
+    parser.add_argument("predictions", metavar="PRED", help="folder with one label file <case id>.nii.gz for each case")
+    parser.add_argument("--gt", required=True, metavar="SOURCE", help="label source to compare with")
+    parser.add_argument("-o", "--output", metavar="DIR", help="where the results go; without it, into PRED")
+    parser.add_argument("--fold", type=int, metavar="K", help="only the validation patients of this fold (splits.json)")
+    parser.add_argument(
+        "--allow-missing", action="store_true", help="score the predictions that are there; missing ones are no failure"
+    )
+    parser.add_argument("--workers", type=int, metavar="N", help="cases scored at once; without it, one per processor core")
+    return common.run(parser, _work, arguments)
+
+
+def _work(values: argparse.Namespace) -> int:
+    import os
+    from pathlib import Path
+
+    from cardiac_autoseg.data.index import load_dataset
+    from cardiac_autoseg.errors import UserError
+    from cardiac_autoseg.evaluation.evaluate import evaluate_files, write_evaluation
+    from cardiac_autoseg.workspace import find_workspace
+
+    workspace = find_workspace(values.workspace)
+    dataset = load_dataset(workspace.dataset)
+    folder = Path(values.predictions).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder: give the one that cas_predict wrote")
+    cases = _cases(dataset.labelled(values.gt), workspace, values.fold)
+    expected = {case.id: folder / f"{case.id}{SUFFIX}" for case in cases}
+    if not any(path.is_file() for path in expected.values()):
+        raise UserError(
+            f"{folder} has no prediction of any case that {values.gt!r} labelled: its files must be named <case id>{SUFFIX},"
+            f" such as {next(iter(expected), 'patient001_frame01')}{SUFFIX}"
+        )
+    missing = [case_id for case_id, path in expected.items() if not path.is_file()]
+    if values.allow_missing:
+        expected = {case_id: path for case_id, path in expected.items() if path.is_file()}
+    workers = values.workers or len(os.sched_getaffinity(0))
+    evaluation = evaluate_files(workspace, dataset, values.gt, expected, _complain, workers)
+    if not evaluation.cases:
+        raise UserError(f"no case of {folder} could be scored, for the reasons above")
+    output = Path(values.output).expanduser() if values.output else folder
+    write_evaluation(output, evaluation)
+    _print(evaluation)
+    if missing:
+        print(f"missing: {len(missing)} of {len(cases)} cases have no prediction ({_some(missing)})")
+    stray = sorted({path.name for path in folder.glob(f"*{SUFFIX}")} - {f"{case.id}{SUFFIX}" for case in cases})
+    if stray:
+        print(f"not scored: {len(stray)} file(s) belong to no such case ({_some(stray)})")
+    print(f"written to {output}: evaluation.json, cases.csv, patients.csv, agreement.csv, levels.csv")
+    return common.SOME_FAILED if evaluation.failed else common.OK
+
+
+def _cases(cases: Sequence[Case], workspace: Workspace, fold: int | None) -> Sequence[Case]:
+    """All cases, or those of the validation patients of ``fold``."""
+    if fold is None:
+        return cases
+    from cardiac_autoseg.errors import UserError
+    from cardiac_autoseg.files import read_json
+
+    folds = read_json(workspace.splits, "Make it with cas_plan_and_preprocess.")["folds"]
+    if not 0 <= fold < len(folds):
+        raise UserError(f"there is no fold {fold}: {workspace.splits} has folds 0 to {len(folds) - 1}")
+    return [case for case in cases if case.subject in set(folds[fold]["val"])]
+
+
+def _complain(message: str) -> None:
+    import sys
+
+    print(message, file=sys.stderr)
+
+
+def _some(names: Sequence[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
+
+
+def _print(evaluation: Evaluation) -> None:
+    cases = len({row["case_id"] for row in evaluation.cases})
+    subjects = len({row["subject"] for row in evaluation.cases})
+    failed = f", {len(evaluation.failed)} could not be scored" if evaluation.failed else ""
+    print(f"{cases} cases of {subjects} patients against {evaluation.reference!r}{failed}")
+    print(f"mean Dice over cases and structures: {evaluation.mean_dice:.4f}\n")
+    _table(
+        ["structure", "phase", "n", "missed", "Dice", "SD", "median", "HD mm", "HD95 mm", "ASSD mm"],
+        [
+            [row["structure"], row["phase"], row["n"], row["n_missed"]]
+            + [_number(row[name], 3) for name in ("dice_mean", "dice_sd", "dice_median")]
+            + [_number(row[name], 2) for name in ("hd_mean", "hd95_mean", "assd_mean")]
+            for row in evaluation.summary
+        ],
+    )
+    _table(
+        ["level", "structure", "n", "missed", "Dice", "SD"],
+        [
+            [
+                row["level"],
+                row["structure"],
+                row["n"],
+                row["n_missed"],
+                _number(row["dice_mean"], 3),
+                _number(row["dice_sd"], 3),
+            ]
+            for row in evaluation.level_summary
+            if row["phase"] == "all"
+        ],
+    )
+    _table(
+        ["index", "unit", "n", "missed", "bias [95 % CI]", "SD", "limits of agreement", "r", "ICC(2,1) [95 % CI]", "MAE"],
+        [
+            [
+                *(row[name] for name in ("index", "unit", "n", "n_missed")),
+                f"{_number(row['bias'])} {_interval(row['bias_ci'])}",
+                _number(row["sd"]),
+                _interval([row["loa_low"], row["loa_high"]]),
+                _number(row["pearson_r"], 3),
+                f"{_number(row['icc'], 3)} {_interval(row['icc_ci'], 3)}",
+                _number(row["mae"]),
+            ]
+            for row in evaluation.agreement
+        ],
+    )
+    for row in evaluation.reclassification:
+        classes = ", ".join(row["classes"])
+        print(
+            f"{row['index']} class ({classes} %): {row['n_reclassified']} of {row['n']} patients change class,"
+            f" Cohen's kappa {_number(row['kappa'], 3)}"
+        )
+    for note in evaluation.notes:
+        print(f"note: {note}")
+
+
+def _number(value: float | None, digits: int = 1) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _interval(values: Sequence[float | None] | None, digits: int = 1) -> str:
+    return "" if values is None or None in values else f"[{', '.join(_number(value, digits) for value in values)}]"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print aligned columns, words to the left and numbers to the right, and an empty line."""
+    if not rows:
+        return
+    lines = [list(header), *([str(cell) for cell in row] for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    words = [not any(character.isdigit() for character in lines[1][column]) for column in range(len(header))]
+    for line in lines:
+        cells = [
+            cell.ljust(width) if word else cell.rjust(width) for cell, width, word in zip(line, widths, words, strict=True)
+        ]
+        print("  ".join(cells).rstrip())
+    print()

@@ -1,0 +1,88 @@
+"""``cas_train``: train one fold of one architecture for one annotation source."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from cardiac_autoseg.cli import common
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The options of ``cas_train``."""
+    parser = common.make_parser("Train one fold of one architecture for one annotation source; the same command resumes it.")
+    parser.add_argument("architecture", choices=("unet", "attention_unet", "enet"), help="architecture")
+    parser.add_argument("fold", choices=("0", "1", "2", "3", "4", "all"), help="fold to validate on, or all: train on everything")
+    parser.add_argument("--gt", default="expert", metavar="SOURCE", help="annotation source to train on")
+    parser.add_argument("--loss", default="ce_dice", help="ce, dice, ce_dice, tversky, focal, topk, boundary or gce")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights, order and augmentation")
+    parser.add_argument("--steps", type=int, help="optimiser steps instead of the plan's")
+    parser.add_argument("--device", help="torch device, e.g. cpu, cuda:1 (default: a GPU if there is one)")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
+    parser.add_argument("--reference", metavar="SOURCE", help="source to score against (default: expert if there is one, else --gt)")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="change one number of the recipe; recorded")
+    parser.add_argument("--checkpoint-minutes", type=float, default=3.0, help="minutes between checkpoints")
+    parser.add_argument("--restart", action="store_true", help="throw away what the run has and train it anew")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point."""
+    return common.run(build_parser(), work, arguments)
+
+
+def work(values: argparse.Namespace) -> int:
+    """Train; exit code 130 when interrupted."""
+    from cardiac_autoseg.errors import UserError
+
+    if values.steps is not None and values.steps < 1:
+        raise UserError(f"--steps must be at least 1, not {values.steps}")
+    overrides = dict(_pair(text) for text in values.set)
+
+    import torch
+
+    from cardiac_autoseg.training.runner import Interrupted, Options, train
+    from cardiac_autoseg.workspace import RunKey, find_workspace
+
+    if values.threads:
+        torch.set_num_threads(values.threads)
+    workspace = find_workspace(values.workspace)
+    key = RunKey(values.architecture, values.gt, values.loss, values.fold, values.seed)
+    options = Options(
+        device=values.device,
+        steps=values.steps,
+        overrides=overrides,
+        reference=values.reference,
+        checkpoint_minutes=values.checkpoint_minutes,
+        restart=values.restart,
+        quiet=values.quiet,
+    )
+    try:
+        folder = train(workspace, key, options, report=print)
+    except Interrupted:
+        print("interrupted; the state is saved, the same command goes on from there", file=sys.stderr)
+        return common.INTERRUPTED
+    dice = json.loads((folder / "run.json").read_text())["val_dice"]
+    print(f"done: {folder}" + ("" if dice is None else f", mean validation Dice {dice:.4f}"))
+    return common.OK
+
+
+def _pair(text: str) -> tuple[str, Any]:
+    """``NAME=VALUE`` with the value as JSON: a number, or a list of numbers."""
+    from cardiac_autoseg.errors import UserError
+
+    name, equals, value = text.partition("=")
+    try:
+        if not equals:
+            raise ValueError
+        return name, json.loads(value)
+    except ValueError as error:
+        raise UserError(f"--set {text}: expected NAME=VALUE with a number or a list such as rotation=[-30,30]") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,286 @@
+"""Volumes and their geometry: reading and writing NIfTI through SimpleITK, with the geometry kept exactly."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk  # noqa: N813 - the name everyone uses
+
+from cardiac_autoseg.data.header import verify
+from cardiac_autoseg.errors import UserError
+from cardiac_autoseg.files import atomic_path
+
+TOLERANCE_MM = 0.1
+"""Voxels of two images closer than this are in the same place: above the rounding of headers, far below a pixel."""
+
+Triple = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where the voxels of a 3D image (or of one frame) lie, in ITK's (x, y, z) order and mm.
+
+    ``direction`` is the row-major 3 x 3 matrix whose columns are the directions of the axes. ``frame_step`` is the
+    distance between frames of a 4D file as its header says it; it is carried along for writing, not compared.
+    """
+
+    size: tuple[int, int, int]
+    spacing: Triple
+    origin: Triple = (0.0, 0.0, 0.0)
+    direction: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+    frame_step: float = field(default=1.0, compare=False)
+
+    @property
+    def spacing_zyx(self) -> Triple:
+        """Spacing in the order of array axes (z, y, x), mm."""
+        x, y, z = self.spacing
+        return z, y, x
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of the array (Z, Y, X)."""
+        x, y, z = self.size
+        return z, y, x
+
+    def corners(self) -> np.ndarray:
+        """Centres of the eight corner voxels, (8, 3) in (x, y, z), mm."""
+        ends = np.array(list(itertools.product(*((0, size - 1) for size in self.size))), dtype=float)
+        return np.array(self.origin) + (ends * self.spacing) @ np.reshape(self.direction, (3, 3)).T
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A 3D image: ``array`` is (Z, Y, X)."""
+
+    array: np.ndarray
+    geometry: Geometry
+
+
+@dataclass(frozen=True)
+class Cine:
+    """A 3D + time image: ``array`` is (T, Z, Y, X), ``geometry`` that of each frame."""
+
+    array: np.ndarray
+    geometry: Geometry
+
+
+def read_volume(path: Path, frame: int | None = None) -> Volume:
+    """Read a 3D file, or the 0-based ``frame`` of a 4D file, as float32 (Z, Y, X).
+
+    Raises :class:`UserError` if the file is unreadable, damaged, not 3D or 4D, or 4D without ``frame``.
+    """
+    volume = _read_frame(Path(path), frame)
+    return Volume(volume.array.astype(np.float32, copy=False), volume.geometry)
+
+
+def read_cine(path: Path) -> Cine:
+    """Read a 4D file as float32 (T, Z, Y, X); a 3D file gives T = 1. Raises :class:`UserError` as :func:`read_volume`."""
+    path = Path(path)
+    reader, frames = _open(path)
+    image = from_sitk(_execute(path, reader, frames))
+    array = image.array[None] if isinstance(image, Volume) else image.array
+    return Cine(array.astype(np.float32, copy=False), image.geometry)
+
+
+def read_labels(path: Path, values: Mapping[int, str], labels: Mapping[str, int], frame: int | None = None) -> Volume:
+    """Read a label file as uint8 (Z, Y, X) with the tool's own values.
+
+    ``values`` says which class each value in the file means (0 is background whether listed or not), ``labels`` which
+    value that class gets. Raises :class:`UserError` as :func:`read_volume`, and if the file holds any other value.
+    """
+    path = Path(path)
+    volume = _read_frame(path, frame)
+    missing = sorted(set(values.values()) - set(labels))
+    if missing:
+        raise UserError(f"{path}: its values are said to mean {', '.join(missing)}, but the classes are {', '.join(labels)}")
+    result = np.zeros(volume.array.shape, np.uint8)
+    unknown = []
+    for value in np.unique(volume.array):
+        # Some tools store labels as scaled floats, 2.0000001 for 2.
+        whole = round(float(value)) if np.isfinite(value) and abs(value - np.round(value)) < 1e-3 else None
+        if whole is not None and whole in values:
+            result[volume.array == value] = labels[values[whole]]
+        elif whole != 0:
+            unknown.append(f"{float(value):g}")
+    if unknown:
+        listed = ", ".join(unknown[:8]) + (f", … ({len(unknown)} in all)" if len(unknown) > 8 else "")
+        known = ", ".join(f"{value} = {name}" for value, name in sorted({0: "background", **values}.items()))
+        raise UserError(f"{path} holds label values that mean nothing here: {listed} (known: {known}); correct the file")
+    return Volume(result, volume.geometry)
+
+
+def count_frames(path: Path) -> int:
+    """Number of frames in a file; 1 if it is 3D. Raises :class:`UserError` if it is unreadable."""
+    return _open(Path(path))[1]
+
+
+def write_labels(path: Path, array: np.ndarray, geometry: Geometry) -> None:
+    """Write labels (Z, Y, X) or (T, Z, Y, X) as uint8 NIfTI, atomically, in exactly ``geometry``.
+
+    Raises :class:`UserError` if the file cannot be written.
+    """
+    _write(path, np.asarray(array).astype(np.uint8), geometry)
+
+
+def write_volume(path: Path, array: np.ndarray, geometry: Geometry) -> None:
+    """Write an image (Z, Y, X) or (T, Z, Y, X) in its own type (float32, int16, …), as :func:`write_labels`."""
+    _write(path, np.asarray(array), geometry)
+
+
+def from_sitk(image: sitk.Image) -> Volume | Cine:
+    """A SimpleITK image as a :class:`Volume` (3D) or :class:`Cine` (4D), in its own type.
+
+    Raises :class:`UserError` for other dimensions and for pixels of several components.
+    """
+    dimension = image.GetDimension()
+    if dimension not in (3, 4) or image.GetNumberOfComponentsPerPixel() != 1:
+        raise UserError(
+            f"an image of {dimension} dimensions and {image.GetNumberOfComponentsPerPixel()} components a pixel is neither a"
+            " stack of slices (3D) nor a cine of them (4D): give a 3D or 4D grey-scale image"
+        )
+    size, spacing, origin = image.GetSize(), image.GetSpacing(), image.GetOrigin()
+    direction = np.reshape(image.GetDirection(), (dimension, dimension))[:3, :3]
+    geometry = Geometry(
+        size=(size[0], size[1], size[2]),
+        spacing=(spacing[0], spacing[1], spacing[2]),
+        origin=(origin[0], origin[1], origin[2]),
+        direction=tuple(float(value) for value in direction.ravel()),
+        frame_step=spacing[3] if dimension == 4 else 1.0,
+    )
+    array = sitk.GetArrayFromImage(image)
+    return Volume(array, geometry) if dimension == 3 else Cine(array, geometry)
+
+
+def to_sitk(array: np.ndarray, geometry: Geometry) -> sitk.Image:
+    """An array (Z, Y, X) or (T, Z, Y, X) as a SimpleITK image in ``geometry``.
+
+    Raises ``ValueError`` if the array's shape is not that of the geometry.
+    """
+    if array.ndim not in (3, 4) or array.shape[-3:] != geometry.shape:
+        raise ValueError(f"array of shape {array.shape} does not fit a geometry of shape {geometry.shape}")
+    if array.dtype in (np.bool_, np.float16):
+        # SimpleITK knows neither.
+        array = array.astype(np.uint8 if array.dtype == np.bool_ else np.float32)
+    frames = []
+    for volume in array if array.ndim == 4 else array[None]:
+        image = sitk.GetImageFromArray(volume)
+        image.SetSpacing(geometry.spacing)
+        image.SetOrigin(geometry.origin)
+        image.SetDirection(geometry.direction)
+        frames.append(image)
+    # A header without a time step says 0, which ITK does not take.
+    return frames[0] if array.ndim == 3 else sitk.JoinSeries(frames, 0.0, geometry.frame_step or 1.0)
+
+
+def geometry_difference(a: Geometry, b: Geometry, tolerance_mm: float = TOLERANCE_MM) -> str | None:
+    """None when all voxels of ``a`` and ``b`` lie within ``tolerance_mm`` of each other, else words with the values.
+
+    The farthest voxels are always corners, so comparing the eight corners compares origin, spacing and direction at
+    once and in mm.
+    """
+    if a.size != b.size:
+        return f"size {_words(a.size)} against {_words(b.size)} voxels"
+    distance = float(np.linalg.norm(a.corners() - b.corners(), axis=1).max())
+    # One slice has no second corner along z, but its thickness still counts for volumes.
+    thickness = max(abs(p - q) for p, q in zip(a.spacing, b.spacing, strict=True))
+    if max(distance, thickness) <= tolerance_mm:
+        return None
+    parts = [
+        f"{name} {_words(p)} against {_words(q)}{unit}"
+        for name, p, q, unit in (
+            ("spacing", a.spacing, b.spacing, " mm"),
+            ("origin", a.origin, b.origin, " mm"),
+            ("direction", a.direction, b.direction, ""),
+        )
+        if not np.allclose(p, q, rtol=0, atol=1e-5)
+    ]
+    return f"voxels up to {distance:.3g} mm apart: {'; '.join(parts)}"
+
+
+def _words(values: tuple[Any, ...]) -> str:
+    return "(" + ", ".join(f"{value:.6g}" for value in values) + ")"
+
+
+def _open(path: Path) -> tuple[sitk.ImageFileReader, int]:
+    """A reader that knows the header, and the number of frames."""
+    header = verify(path)
+    dimensions = header.dimensions
+    if len(dimensions) < 3 or any(size > 1 for size in dimensions[4:]):
+        shape = " x ".join(map(str, dimensions))
+        raise UserError(f"{path} is {len(dimensions)}D ({shape}): give a stack of slices (3D) or a cine of them (4D)")
+    # ITK writes its "unexpected scales in sform" warnings (nearly every ACDC file) to stderr from C++; this is its own
+    # switch for them. It is process-wide, hence set where every reading passes, in worker processes too.
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO("NiftiImageIO")
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise UserError(_itk_message(path, error)) from error
+    if reader.GetNumberOfComponents() != 1:
+        raise UserError(
+            f"{path} has {reader.GetNumberOfComponents()} values a voxel (colour or complex): give a grey-scale image"
+        )
+    if min(reader.GetSpacing()[:3]) <= 0:
+        raise UserError(f"{path} has spacing {reader.GetSpacing()[:3]}: correct the pixdim fields of its header")
+    return reader, dimensions[3] if len(dimensions) > 3 else 1
+
+
+def _read_frame(path: Path, frame: int | None) -> Volume:
+    """One frame in the type of the file."""
+    reader, frames = _open(path)
+    if frame is None and frames > 1:
+        raise UserError(f"{path} is 4D with {frames} frames where one volume is needed: say which, or give a 3D file")
+    if not 0 <= (frame or 0) < frames:
+        raise UserError(
+            f"{path} has {frames} frame(s), there is no frame {frame} (counted from 0): correct the frame number"
+        )
+    dimension = reader.GetDimension()
+    if dimension > 3:
+        reader.SetExtractSize([*reader.GetSize()[:3], *[0] * (dimension - 3)])
+        reader.SetExtractIndex([0, 0, 0, frame or 0, *[0] * (dimension - 4)])
+    volume = from_sitk(_execute(path, reader, 1))
+    assert isinstance(volume, Volume)
+    return volume
+
+
+def _execute(path: Path, reader: sitk.ImageFileReader, frames: int) -> sitk.Image:
+    dimension = reader.GetDimension()
+    if dimension > 4:
+        reader.SetExtractSize([*reader.GetSize()[:4], *[0] * (dimension - 4)] if frames > 1 else [*reader.GetSize()[:3]])
+    try:
+        return reader.Execute()
+    except RuntimeError as error:
+        raise UserError(_itk_message(path, error)) from error
+
+
+def _itk_message(path: Path, error: RuntimeError) -> str:
+    reason = str(error).strip().rsplit("\n", 1)[-1].removeprefix("ITK ERROR: ")
+    if "orthonormal" in reason:
+        return (
+            f"{path}: the axes in its header (sform/qform) are not at right angles or are all zero, so distances in it mean"
+            " nothing: correct the header, or resample the image onto a right-angled grid"
+        )
+    if "spacing" in reason.lower():
+        return f"{path}: {reason}: correct the pixdim fields of its header"
+    return f"{path} cannot be read ({reason}): open it in a viewer to see if it is whole, or export it again"
+
+
+def _write(path: Path, array: np.ndarray, geometry: Geometry) -> None:
+    path = Path(path)
+    if not path.name.endswith((".nii", ".nii.gz")):
+        raise UserError(f"{path} cannot be written: give a name that ends in .nii.gz")
+    image = to_sitk(array, geometry)
+    try:
+        with atomic_path(path) as temporary:
+            sitk.WriteImage(image, str(temporary), useCompression=path.name.endswith(".gz"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror or error}): check permissions and free space") from error
+    except RuntimeError as error:
+        raise UserError(f"{path} cannot be written ({str(error).strip().rsplit(chr(10), 1)[-1]})") from error

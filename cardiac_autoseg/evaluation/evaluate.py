@@ -1,0 +1,174 @@
+"""Scoring label volumes against reference labels: one case, arrays in memory, or files of a workspace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from cardiac_autoseg.data.index import Case, Dataset
+from cardiac_autoseg.data.load import load_labels
+from cardiac_autoseg.data.volume import geometry_difference, read_labels
+from cardiac_autoseg.errors import UserError
+from cardiac_autoseg.evaluation.clinical import volume_ml
+from cardiac_autoseg.evaluation.levels import level_scores
+from cardiac_autoseg.evaluation.overlap import dice_of_sizes, joint_counts, sizes
+from cardiac_autoseg.evaluation.results import (
+    CaseMeta,
+    CaseResult,
+    Evaluation,
+    Failure,
+    StructureScore,
+    read_evaluation,
+    write_evaluation,
+)
+from cardiac_autoseg.evaluation.summary import summarise
+from cardiac_autoseg.evaluation.surface import surface_distances
+from cardiac_autoseg.workspace import Workspace
+
+__all__ = [
+    "CaseMeta",
+    "CaseResult",
+    "Evaluation",
+    "evaluate_arrays",
+    "evaluate_case",
+    "evaluate_files",
+    "read_evaluation",
+    "summarise",
+    "write_evaluation",
+]
+
+Labels = npt.NDArray[np.uint8]
+
+
+def evaluate_case(
+    prediction: Labels, reference: Labels, spacing: tuple[float, float, float], meta: CaseMeta, labels: Mapping[str, int]
+) -> CaseResult:
+    """All scores of one case, in its original geometry.
+
+    ``prediction`` and ``reference`` are (Z, Y, X) uint8, ``spacing`` is (z, y, x) in mm, ``labels`` maps class names to
+    values (0, the background, is not scored). Dice and distances are of the 3D volume; the distances are defined in
+    :mod:`~cardiac_autoseg.evaluation.surface`. Both empty: Dice 1, distance 0; one empty: Dice 0, distance None, ``missed``.
+    Raises :class:`UserError` if the shapes differ or an array has values that are not in ``labels``.
+    """
+    for name, array in (("prediction", prediction), ("reference", reference)):
+        _check(array, name, meta, labels)
+    if prediction.shape != reference.shape:
+        raise UserError(
+            f"{meta.case_id}: the prediction has shape {prediction.shape} and the reference {reference.shape} (z, y, x):"
+            " predict in the geometry of the original image"
+        )
+    structures = {name: value for name, value in labels.items() if value != 0}
+    box = _box(prediction, reference)
+    prediction, reference = prediction[box], reference[box]
+    counts = joint_counts(prediction, reference, max(labels.values()) + 1)
+    scores = []
+    for structure, value in structures.items():
+        both, predicted, expected = sizes(counts, value)
+        distances = surface_distances(prediction == value, reference == value, spacing)
+        scores.append(
+            StructureScore(
+                structure=structure,
+                dice=dice_of_sizes(both, predicted, expected),
+                hd=distances.hd if distances else None,
+                hd95=distances.hd95 if distances else None,
+                assd=distances.assd if distances else None,
+                missed=distances is None,
+                prediction_ml=volume_ml(predicted, spacing),
+                reference_ml=volume_ml(expected, spacing),
+            )
+        )
+    return CaseResult(meta, tuple(scores), level_scores(counts, structures, spacing))
+
+
+def _check(array: Labels, name: str, meta: CaseMeta, labels: Mapping[str, int]) -> None:
+    if array.ndim != 3 or not array.size or not np.issubdtype(array.dtype, np.integer):
+        raise UserError(
+            f"{meta.case_id}: the {name} is {array.dtype} of shape {array.shape}: give whole numbers of shape (z, y, x)"
+        )
+    known = set(labels.values()) | {0}
+    # The histogram of small unsigned values is far cheaper than sorting them.
+    values = np.flatnonzero(np.bincount(array.ravel())) if array.dtype == np.uint8 else np.unique(array)
+    unknown = sorted(set(values.tolist()) - known)
+    if unknown:
+        raise UserError(f"{meta.case_id}: the {name} has values {unknown}; known are {sorted(known)}")
+
+
+def _box(prediction: Labels, reference: Labels) -> tuple[slice, ...]:
+    """The smallest box with all labels of both; one voxel where there are none."""
+    foreground = prediction | reference
+    box = []
+    for axes in ((1, 2), (0, 2), (0, 1)):
+        found = np.flatnonzero(foreground.any(axis=axes))
+        box.append(slice(int(found[0]), int(found[-1]) + 1) if len(found) else slice(0, 1))
+    return tuple(box)
+
+
+def evaluate_arrays(
+    cases: Iterable[tuple[CaseMeta, Labels, Labels, tuple[float, float, float]]],
+    labels: Mapping[str, int],
+    reference: str = "",
+) -> Evaluation:
+    """Score volumes in memory: ``cases`` gives meta, prediction, reference (Z, Y, X) and spacing (z, y, x) in mm of each.
+
+    A case that cannot be scored is in ``failed`` of the result.
+    """
+    results: list[CaseResult] = []
+    failed: list[Failure] = []
+    for meta, prediction, expected, spacing in cases:
+        try:
+            results.append(evaluate_case(prediction, expected, spacing, meta, labels))
+        except UserError as error:
+            failed.append(Failure(meta.case_id, str(error)))
+    return summarise(results, failed, reference)
+
+
+def evaluate_files(
+    workspace: Workspace,
+    dataset: Dataset,
+    source: str,
+    predictions: Mapping[str, Path],
+    report: Callable[[str], None],
+    workers: int = 1,
+) -> Evaluation:
+    """Score label files against what ``source`` drew on the same cases of ``dataset``.
+
+    ``predictions`` maps the ids of the cases that are to be scored to label files with the values of ``dataset.labels``, in
+    the geometry of the original image. Cases whose file is missing, unreadable or of another geometry are told to ``report``
+    and are in ``failed`` of the result; the others go on. Raises :class:`UserError` if ``source`` is unknown.
+    """
+    labelled = {case.id: case for case in dataset.labelled(source)}
+    results: list[CaseResult] = []
+    failed: list[Failure] = []
+
+    def score(case_id: str) -> CaseResult | Failure:
+        if case_id not in labelled:
+            return Failure(case_id, f"source {source!r} has no labels of this case")
+        try:
+            return _evaluate_file(workspace, dataset, source, labelled[case_id], predictions[case_id])
+        except UserError as error:
+            return Failure(case_id, str(error))
+
+    with ThreadPoolExecutor(max(workers, 1)) as pool:
+        for outcome in pool.map(score, predictions):
+            if isinstance(outcome, Failure):
+                report(f"{outcome.case_id}: {outcome.reason}")
+                failed.append(outcome)
+            else:
+                results.append(outcome)
+    return summarise(results, failed, source)
+
+
+def _evaluate_file(workspace: Workspace, dataset: Dataset, source: str, case: Case, path: Path) -> CaseResult:
+    if not path.is_file():
+        raise UserError(f"no prediction: {path} does not exist")
+    prediction = read_labels(path, {value: name for name, value in dataset.labels.items()}, dataset.labels)
+    reference = load_labels(workspace, dataset, case, source)
+    difference = geometry_difference(prediction.geometry, reference.geometry)
+    if difference is not None:
+        raise UserError(f"{path} does not have the geometry of the reference labels ({difference}): predict it again")
+    meta = CaseMeta(case.id, case.subject, case.phase, case.group)
+    return evaluate_case(prediction.array, reference.array, reference.geometry.spacing_zyx, meta, dataset.labels)

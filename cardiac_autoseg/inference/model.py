@@ -1,0 +1,159 @@
+"""Trained models from Python, in memory: arrays or SimpleITK images in, labels out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import SimpleITK as sitk  # noqa: N813 - the name everyone uses
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from cardiac_autoseg.bundle import Bundle, load_bundle
+from cardiac_autoseg.data.volume import from_sitk, to_sitk
+from cardiac_autoseg.errors import UserError
+from cardiac_autoseg.inference.postprocessing import POSTPROCESSING
+from cardiac_autoseg.inference.predictor import Group, Prediction, predict
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained ensemble in memory. Make one with :func:`load_model`.
+
+    Examples
+    --------
+    >>> model = load_model("models/best")                   # doctest: +SKIP
+    >>> labels = model(array, spacing=(10.0, 1.4, 1.4))     # doctest: +SKIP
+    """
+
+    bundle: Bundle
+    groups: tuple[Group, ...]
+    flips: tuple[int, ...]
+    device: torch.device
+
+    @property
+    def labels(self) -> dict[str, int]:
+        """The value of each class in the output, by name."""
+        return dict(self.bundle.labels)
+
+    def __call__(self, array: NDArray[np.generic], spacing: tuple[float, float, float]) -> NDArray[np.uint8]:
+        """Segment an image.
+
+        Parameters
+        ----------
+        array
+            Short-axis image (Z, Y, X), or cine (T, Z, Y, X), in any intensity unit.
+        spacing
+            (z, y, x), mm.
+
+        Returns
+        -------
+        uint8 labels of the shape of ``array``, with the values of :attr:`labels`.
+
+        Raises
+        ------
+        UserError
+            If the array is not 3D or 4D, is empty or not finite, or the spacing is not positive.
+        """
+        return self.segment(array, spacing).labels
+
+    def segment(
+        self,
+        array: NDArray[np.generic],
+        spacing: tuple[float, float, float],
+        keep_probabilities: bool = False,
+        seconds: dict[str, float] | None = None,
+    ) -> Prediction:
+        """As a call, but with the probabilities, (C, Z, Y, X) or (C, T, Z, Y, X) float16, if ``keep_probabilities``.
+
+        Probabilities are those of the networks, before postprocessing. The seconds of each stage are added to ``seconds``.
+        """
+        _check(array, spacing)
+        prediction = predict(
+            self.groups,
+            array,
+            spacing,
+            flips=self.flips,
+            device=self.device,
+            keep_probabilities=keep_probabilities,
+            seconds=seconds,
+        )
+        start = perf_counter()
+        clean = POSTPROCESSING[self.bundle.postprocessing]
+        frames = prediction.labels.reshape(-1, *array.shape[-3:])
+        labels = np.stack([clean(frame, self.bundle.labels) for frame in frames]).reshape(array.shape)
+        if seconds is not None:
+            seconds["postprocess"] = seconds.get("postprocess", 0.0) + perf_counter() - start
+        return Prediction(labels, prediction.probabilities)
+
+    def predict(self, image: sitk.Image) -> sitk.Image:
+        """Segment a 3D or 4D SimpleITK image: uint8 labels in exactly its geometry.
+
+        Raises :class:`UserError` for other images, as a call does.
+        """
+        volume = from_sitk(image)
+        labels = to_sitk(self(volume.array, volume.geometry.spacing_zyx), volume.geometry)
+        # The whole geometry, with what a 4D image says about its time axis.
+        labels.CopyInformation(image)
+        return labels
+
+
+def load_model(path: str | Path, device: str | torch.device | None = None, fast: bool = False) -> Model:
+    """Load a bundle that ``cas_ensemble`` made.
+
+    Parameters
+    ----------
+    path
+        The bundle: a folder or a ``.zip``.
+    device
+        "cpu", "cuda", "cuda:1", …; None: a GPU where there is one.
+    fast
+        Only the first network and no mirror images: many times faster, a little less accurate.
+
+    Raises
+    ------
+    UserError
+        If the bundle is missing, damaged or foreign, or the device is not there.
+    """
+    chosen = pick_device(device)
+    bundle, networks = load_bundle(Path(path), count=1 if fast else None)
+    placed = [network.to(chosen, memory_format=torch.channels_last) for network in networks]  # type: ignore[call-overload]
+    return Model(bundle, _groups(bundle, placed), () if fast else bundle.flips, chosen)
+
+
+def pick_device(device: str | torch.device | None) -> torch.device:
+    """The torch device called ``device``, or the best there is; raises :class:`UserError` if it is not there."""
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device {device!s} is not available ({str(error).splitlines()[0]}): use cpu") from error
+    return chosen
+
+
+def _groups(bundle: Bundle, networks: Sequence[nn.Module]) -> tuple[Group, ...]:
+    """Networks by plan, so that an image is resampled once for each plan."""
+    members = list(zip(bundle.members, networks, strict=True))
+    return tuple(
+        Group(bundle.plans[key], tuple(network for member, network in members if member.plan == key))
+        for key in dict.fromkeys(member.plan for member in bundle.members)
+    )
+
+
+def _check(array: NDArray[np.generic], spacing: tuple[float, float, float]) -> None:
+    if array.ndim not in (3, 4) or array.size == 0:
+        raise UserError(
+            f"an image of shape {array.shape} is neither (Z, Y, X) nor (T, Z, Y, X): give a stack of slices or a cine"
+        )
+    if array.dtype.kind not in "iufb":
+        raise UserError(f"an image of type {array.dtype} is not a grey-scale image: give numbers")
+    if len(spacing) != 3 or not all(np.isfinite(value) and value > 0 for value in spacing):
+        raise UserError(f"spacing {tuple(spacing)} is not three positive numbers (z, y, x) in mm: correct the header")
+    if not np.isfinite(array).all():
+        raise UserError(f"the image has {int((~np.isfinite(array)).sum())} voxels that are NaN or infinite: export it again")

@@ -1,0 +1,76 @@
+"""Postprocessing of predicted labels: pure functions by name; cross-validation decides which one a bundle uses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from acvl_utils.morphology.morphology_helper import remove_all_but_largest_component_cc3d
+from numpy.typing import NDArray
+from scipy import ndimage
+
+Labels = NDArray[np.uint8]
+Postprocessing = Callable[[Labels, Mapping[str, int]], Labels]
+"""Takes labels (Z, Y, X) and the value of each class; returns new labels of the same shape."""
+
+CONNECTIVITY = 26
+"""Voxels that touch at a corner belong together, else a thin oblique wall would fall apart."""
+
+
+def none(labels: Labels, values: Mapping[str, int]) -> Labels:
+    """The labels (Z, Y, X) as the networks made them."""
+    del values
+    return labels
+
+
+def largest_component(labels: Labels, values: Mapping[str, int]) -> Labels:
+    """Of each class keep the largest 3D component; the rest of (Z, Y, X) becomes background."""
+    result = np.zeros_like(labels)
+    for value in values.values():
+        mask = labels == value
+        if value and mask.any():
+            result[remove_all_but_largest_component_cc3d(mask, CONNECTIVITY)] = value
+    return result
+
+
+def largest_heart(labels: Labels, values: Mapping[str, int]) -> Labels:
+    """Keep the largest 3D component of all classes together, so that a class may consist of several pieces of one heart."""
+    del values
+    mask = labels > 0
+    if not mask.any():
+        return labels
+    return np.where(remove_all_but_largest_component_cc3d(mask, CONNECTIVITY), labels, 0).astype(labels.dtype)
+
+
+def fill_holes(labels: Labels, values: Mapping[str, int]) -> Labels:
+    """Give background that is enclosed by the heart within a slice to the class nearest to it, in pixels."""
+    del values
+    result = labels.copy()
+    for plane in result:
+        mask = plane > 0
+        holes = ndimage.binary_fill_holes(mask) & ~mask
+        if holes.any():
+            nearest = ndimage.distance_transform_edt(~mask, return_distances=False, return_indices=True)
+            plane[holes] = plane[tuple(nearest[:, holes])]
+    return result
+
+
+def largest_component_then_fill(labels: Labels, values: Mapping[str, int]) -> Labels:
+    """:func:`largest_component`, then :func:`fill_holes`, which closes what the removal of small pieces opened."""
+    return fill_holes(largest_component(labels, values), values)
+
+
+def largest_heart_then_fill(labels: Labels, values: Mapping[str, int]) -> Labels:
+    """:func:`largest_heart`, then :func:`fill_holes`."""
+    return fill_holes(largest_heart(labels, values), values)
+
+
+POSTPROCESSING: dict[str, Postprocessing] = {
+    "none": none,
+    "fill_holes": fill_holes,
+    "largest_heart": largest_heart,
+    "largest_component": largest_component,
+    "largest_heart+fill_holes": largest_heart_then_fill,
+    "largest_component+fill_holes": largest_component_then_fill,
+}
+"""From what changes least to what changes most."""

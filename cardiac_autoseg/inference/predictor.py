@@ -1,0 +1,258 @@
+"""Networks over whole slices: many slices, frames and mirror images at once, and back to the image's own grid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from time import perf_counter
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from cardiac_autoseg.preprocessing.normalise import normalise
+from cardiac_autoseg.preprocessing.resample import resize_images, resize_maps, target_size
+from planning.plan import Plan
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Labels (Z, Y, X) or (T, Z, Y, X), and on the same grid the probabilities (C, …), or None if not asked for."""
+
+    labels: NDArray[np.uint8]
+    probabilities: NDArray[np.float16] | None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Networks that share a plan, hence a grid. All on one device and in eval mode."""
+
+    plan: Plan
+    networks: tuple[nn.Module, ...]
+
+
+def flip_axes(flips: bool | Sequence[int]) -> list[tuple[int, ...]]:
+    """The mirror images to average: lists of tensor axes to flip, the plain image first.
+
+    ``flips`` names the in-plane axes that may be mirrored (0: y, 1: x); True means both, False none.
+    """
+    axes = (0, 1) if flips is True else () if flips is False else tuple(flips)
+    result: list[tuple[int, ...]] = [()]
+    for axis in axes:
+        result += [(*done, axis - 2) for done in result]
+    return result
+
+
+def uses_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 is faster than float32 on ``device``: on GPUs that have it, and on CPUs with AMX or AVX512-BF16."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    if device.type != "cpu":
+        return False
+    checks = (getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
+    return any(check is not None and check() for check in checks)
+
+
+def slices_per_batch(pixels: int, device: torch.device) -> int:
+    """How many slices of ``pixels`` pixels go through a network at once.
+
+    A GPU is only busy with some millions of pixels; a CPU is fastest while the feature maps stay near its caches.
+    """
+    limit = 1 << 22 if device.type == "cuda" else 1 << 18
+    return max(1, limit // pixels)
+
+
+@torch.inference_mode()
+def predict_probabilities(
+    networks: Sequence[nn.Module],
+    images: Tensor,
+    divisor: tuple[int, int],
+    flips: bool | Sequence[int] = False,
+    device: torch.device | str = "cpu",
+    batch: int | None = None,
+    amp: bool | None = None,
+) -> Tensor:
+    """Mean class probabilities of ``networks`` over mirror images.
+
+    Parameters
+    ----------
+    networks
+        Networks on ``device``, in eval mode, mapping (B, 1, H, W) to logits (B, C, H, W).
+    images
+        (Z, Y, X), normalised and resampled to the plan's grid; any Z (frames may be stacked into it), any Y and X.
+    divisor
+        (y, x) that H and W must be multiples of; slices are padded with zeros (background) for it.
+    flips
+        In-plane axes to mirror (0: y, 1: x); True: both, hence four images averaged.
+    batch
+        Images per forward pass, mirrored ones counted; None: by their size and the device.
+    amp
+        bfloat16 autocast; None: where the device gains from it.
+
+    Returns
+    -------
+    (C, Z, Y, X) float32 on ``device``; sums to 1 over C.
+    """
+    device = torch.device(device)
+    amp = uses_bfloat16(device) if amp is None else amp
+    mirrors = flip_axes(flips)
+    height, width = images.shape[-2:]
+    batch = batch or slices_per_batch(height * width, device)
+    # A batch may be smaller than the number of mirror images: then these too are taken in turns.
+    step, turn = max(1, batch // len(mirrors)), min(batch, len(mirrors))
+    parts = []
+    for start in range(0, images.shape[0], step):
+        part = images[start : start + step, None].to(device, torch.float32)
+        total: Tensor | None = None
+        for first in range(0, len(mirrors), turn):
+            summed = _sum_over_mirrors(networks, part, mirrors[first : first + turn], divisor, amp)
+            total = summed if total is None else total + summed
+        assert total is not None
+        parts.append(total / (len(networks) * len(mirrors)))
+    return torch.cat(parts).transpose(0, 1)
+
+
+def _sum_over_mirrors(
+    networks: Sequence[nn.Module], part: Tensor, mirrors: Sequence[tuple[int, ...]], divisor: tuple[int, int], amp: bool
+) -> Tensor:
+    """Sum of the softmax of all networks over some mirror images of ``part`` (B, 1, H, W), in one batch: (B, C, H, W)."""
+    height, width = part.shape[-2:]
+    # Mirrored before padding, so that the result is mirrored exactly when the image is.
+    stack = torch.cat([part.flip(axes) if axes else part for axes in mirrors])
+    pad_y, pad_x = -height % divisor[0], -width % divisor[1]
+    top, left = pad_y // 2, pad_x // 2
+    stack = functional.pad(stack, (left, pad_x - left, top, pad_y - top)).contiguous(memory_format=torch.channels_last)
+    total: Tensor | None = None
+    for network in networks:
+        with torch.autocast(part.device.type, torch.bfloat16, enabled=amp):
+            logits = network(stack)
+        probabilities = torch.softmax(logits.float()[..., top : top + height, left : left + width], 1)
+        for axes, mirrored in zip(mirrors, probabilities.split(part.shape[0]), strict=True):
+            plain = mirrored.flip(axes) if axes else mirrored
+            total = plain.clone() if total is None else total.add_(plain)
+    assert total is not None
+    return total
+
+
+def probabilities_to_labels(probabilities: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resample probabilities (C, Z, Y', X') in-plane to ``size`` (y, x), take the likeliest class: (Z, Y, X) uint8.
+
+    The one way from a network's grid to labels on the image's own, for validation, ensembling and prediction alike.
+    """
+    return _to_grid(probabilities, size).argmax(0).to(torch.uint8)
+
+
+def predict_case(
+    networks: Sequence[nn.Module],
+    plan: Plan,
+    array: NDArray[np.generic],
+    spacing: tuple[float, float, float],
+    *,
+    flips: bool | Sequence[int] = False,
+    device: torch.device | str = "cpu",
+) -> NDArray[np.uint8]:
+    """Segment one raw image with networks of one plan: labels uint8 on the image's grid.
+
+    ``array`` is (Z, Y, X) or (T, Z, Y, X) in any intensity unit, ``spacing`` (z, y, x) in mm.
+    """
+    return predict([Group(plan, tuple(networks))], array, spacing, flips=flips, device=device).labels
+
+
+@torch.inference_mode()
+def predict(
+    groups: Sequence[Group],
+    array: NDArray[np.generic],
+    spacing: tuple[float, float, float],
+    *,
+    flips: bool | Sequence[int] = False,
+    device: torch.device | str = "cpu",
+    amp: bool | None = None,
+    keep_probabilities: bool = False,
+    seconds: dict[str, float] | None = None,
+) -> Prediction:
+    """Segment one raw image with the mean of all networks of all groups.
+
+    Parameters
+    ----------
+    groups
+        Networks with their plans, on ``device``; each counts the same, whatever its group.
+    array, spacing
+        (Z, Y, X) or (T, Z, Y, X), any intensity unit; (z, y, x) in mm. Every frame is normalised on its own.
+    keep_probabilities
+        Also return the mean probabilities on the image's grid (2 bytes x classes for each voxel).
+    seconds
+        If given, the seconds of the stages "normalise", "resample" and "network" are added to it.
+
+    Memory beyond the image and its labels is bounded, whatever the number of slices and frames: slices are taken in chunks.
+    """
+    device = torch.device(device)
+    stages: dict[str, float] = {} if seconds is None else seconds
+    frames = array.reshape(-1, *array.shape[-3:])
+    size = (array.shape[-2], array.shape[-1])
+    classes, count = len(groups[0].plan.classes), frames.shape[0] * frames.shape[1]
+    with _timed(stages, "normalise", device):
+        # One copy for all plans, unless they clip differently.
+        images = {
+            clip: torch.from_numpy(np.concatenate([normalise(frame, clip) for frame in frames]))
+            for clip in {group.plan.clip_percentiles for group in groups}
+        }
+    labels = np.empty((count, *size), np.uint8)
+    kept = np.empty((classes, count, *size), np.float16) if keep_probabilities else None
+    chunk = max(1, (1 << 28 if device.type == "cuda" else 1 << 24) // (classes * size[0] * size[1]))
+    for start in range(0, count, chunk):
+        part = slice(start, min(count, start + chunk))
+        slices = {clip: image[part].to(device) for clip, image in images.items()}
+        mean = _mean_over_groups(groups, slices, spacing[1:], flips, amp, stages)
+        with _timed(stages, "resample", device):
+            labels[part] = mean.argmax(0).to(torch.uint8).cpu().numpy()
+            if kept is not None:
+                kept[:, part] = mean.to(torch.float16).cpu().numpy()
+    return Prediction(labels.reshape(array.shape), None if kept is None else kept.reshape(classes, *array.shape))
+
+
+def _mean_over_groups(
+    groups: Sequence[Group],
+    slices: dict[tuple[float, float], Tensor],
+    spacing: tuple[float, float],
+    flips: bool | Sequence[int],
+    amp: bool | None,
+    stages: dict[str, float],
+) -> Tensor:
+    """Mean probabilities (C, Z, Y, X) of all networks on the image's grid.
+
+    ``slices``: per clipping, the normalised image (Z, Y, X).
+    """
+    count = sum(len(group.networks) for group in groups)
+    total: Tensor | None = None
+    for group in groups:
+        image = slices[group.plan.clip_percentiles]
+        size = (image.shape[1], image.shape[2])
+        with _timed(stages, "resample", image.device):
+            resampled = resize_images(image[:, None], target_size(size, spacing, group.plan.spacing))[:, 0]
+        with _timed(stages, "network", image.device):
+            probabilities = predict_probabilities(
+                group.networks, resampled, group.plan.divisor, flips, image.device, amp=amp
+            )
+        with _timed(stages, "resample", image.device):
+            share = _to_grid(probabilities, size).mul_(len(group.networks) / count)
+            total = share if total is None else total.add_(share)
+    assert total is not None
+    return total
+
+
+def _to_grid(probabilities: Tensor, size: tuple[int, int]) -> Tensor:
+    """Probabilities (C, Z, Y', X') bilinearly on slices of ``size`` (y, x): (C, Z, Y, X)."""
+    return resize_maps(probabilities.transpose(0, 1), size).transpose(0, 1)
+
+
+@contextmanager
+def _timed(stages: dict[str, float], name: str, device: torch.device) -> Iterator[None]:
+    """Add the seconds of the block to ``stages[name]``; a GPU is waited for, as it works behind Python's back."""
+    start = perf_counter()
+    yield
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    stages[name] = stages.get(name, 0.0) + perf_counter() - start

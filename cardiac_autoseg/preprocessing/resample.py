@@ -1,0 +1,38 @@
+"""In-plane resampling, batched, on whatever device the tensors are.
+
+Slices are 5-10 mm apart, so nothing is ever interpolated between them. A pixel is an area: the field of view is kept
+exactly and only its number of pixels changes, hence a round trip ends at the same size and place.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional
+
+
+def target_size(size: tuple[int, int], spacing: tuple[float, float], target: tuple[float, float]) -> tuple[int, int]:
+    """Pixels (y, x) of a slice of ``size`` and ``spacing`` (mm) at the spacing ``target`` (mm), at least 1."""
+    height, width = (max(1, round(n * old / new)) for n, old, new in zip(size, spacing, target, strict=True))
+    return height, width
+
+
+def resize_images(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Normalised images (N, C, H, W) in [0, 1] to (N, C, *size): bicubic, anti-aliased when shrinking."""
+    if images.shape[-2:] == size:
+        return images
+    return functional.interpolate(images, size=size, mode="bicubic", antialias=True).clamp_(0, 1)
+
+
+def resize_maps(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Probabilities or one-hot labels (N, C, H, W) to (N, C, *size): bilinear, so sums over C stay 1."""
+    if maps.shape[-2:] == size:
+        return maps
+    return functional.interpolate(maps, size=size, mode="bilinear", antialias=True)
+
+
+def resize_labels(labels: Tensor, classes: int, size: tuple[int, int]) -> Tensor:
+    """Labels (N, H, W) uint8 to (N, *size): each class is resized as a map and the largest wins."""
+    if labels.shape[-2:] == size:
+        return labels
+    one_hot = functional.one_hot(labels.long(), classes).movedim(-1, 1).float()
+    return resize_maps(one_hot, size).argmax(dim=1).to(labels.dtype)

@@ -1,0 +1,207 @@
+"""The preprocessed store: images once, one label array per source, each written atomically beside the key that made it.
+
+A key names everything a file depends on: content of the source file, frame, label values, target spacing,
+normalisation. An array whose key still fits is kept, any other is made again; so a second run does nothing, a killed
+run goes on, and a change redoes what depends on it and no more.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cardiac_autoseg.data.index import Case, Dataset
+from cardiac_autoseg.data.load import load_image, load_labels, require_same_geometry
+from cardiac_autoseg.errors import UserError
+from cardiac_autoseg.files import atomic_path, hash_json, read_json, write_json
+from cardiac_autoseg.preprocessing.identity import FileHashes
+from cardiac_autoseg.preprocessing.normalise import normalise
+from cardiac_autoseg.preprocessing.resample import resize_images, resize_labels, target_size
+from cardiac_autoseg.workspace import Workspace
+
+FORMAT_VERSION = 1
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What all arrays of the store share: target spacing (y, x) in mm and the normalisation's percentiles."""
+
+    spacing: tuple[float, float]
+    clip_percentiles: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What preprocessing did: arrays made, arrays kept, and what went wrong by case."""
+
+    made: int
+    kept: int
+    failed: dict[str, str]
+
+
+class PreprocessedStore:
+    """Reading side of the store. Arrays are (Z, Y, X) at the plan's in-plane spacing."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
+        index = read_json(workspace.preprocessed / "index.json", "Run cas_plan_and_preprocess first.")
+        self.grid = Grid(tuple(index["spacing"]), tuple(index["clip_percentiles"]))
+        self.keys: dict[str, dict[str, Any]] = index["cases"]
+
+    def image(self, case_id: str) -> NDArray[np.float16]:
+        """Normalised image, float16 in [0, 1]."""
+        return self._load(image_path(self.workspace, case_id))
+
+    def labels(self, case_id: str, source: str) -> NDArray[np.uint8]:
+        """Labels of one source, uint8."""
+        return self._load(label_path(self.workspace, case_id, source))
+
+    def spacing(self, case_id: str) -> tuple[float, float, float]:
+        """Original (z, y, x) spacing of the case in mm."""
+        z, y, x = self.keys[case_id]["original_spacing"]
+        return z, y, x
+
+    def has(self, case_id: str, source: str) -> bool:
+        """Whether the case is in the store with labels of ``source``."""
+        return case_id in self.keys and source in self.keys[case_id]["labels"]
+
+    def data_hash(self, case_ids: Sequence[str], source: str) -> str:
+        """Identifies the images and labels of some cases."""
+        return hash_json([(case, self.keys[case]["image"], self.keys[case]["labels"][source]) for case in sorted(case_ids)])
+
+    def _load(self, path: Path) -> NDArray[Any]:
+        try:
+            return np.load(path, allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} cannot be read ({error}): run cas_plan_and_preprocess again") from error
+
+
+def image_path(workspace: Workspace, case_id: str) -> Path:
+    """Where the preprocessed image of a case lies."""
+    return workspace.preprocessed / "images" / f"{case_id}.npy"
+
+
+def label_path(workspace: Workspace, case_id: str, source: str) -> Path:
+    """Where the preprocessed labels of a case lie."""
+    return workspace.preprocessed / "labels" / source / f"{case_id}.npy"
+
+
+def preprocess(
+    workspace: Workspace,
+    dataset: Dataset,
+    grid: Grid,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    workers: int | None = None,
+) -> Outcome:
+    """Bring the store up to date with the index and ``grid``.
+
+    Works in threads: reading (ITK) and resampling (torch) release Python's lock, and a thread cannot be killed behind
+    our back as a worker process can. A case that fails is left out and named in the outcome; the others go on.
+    ``index.json`` is written at the end, for what is there.
+    """
+    hashes = FileHashes(workspace.preprocessed / "files.json")
+    entries: dict[str, dict[str, Any]] = {}
+    failed: dict[str, str] = {}
+    made = kept = 0
+    work = partial(_preprocess_case, workspace, dataset, grid, hashes)
+    for number, (case, result) in enumerate(in_threads(work, dataset.cases, workers), start=1):
+        if isinstance(result, UserError):
+            failed[case.id] = str(result)
+        else:
+            entries[case.id], new, old = result
+            made, kept = made + new, kept + old
+        progress(number, len(dataset.cases))
+    if not entries:
+        raise UserError("no case could be preprocessed:\n  " + "\n  ".join(failed.values()))
+    hashes.save()
+    index = {
+        "format_version": FORMAT_VERSION,
+        "spacing": grid.spacing,
+        "clip_percentiles": grid.clip_percentiles,
+        "cases": {case: entries[case] for case in sorted(entries)},
+    }
+    path = workspace.preprocessed / "index.json"
+    if made or not path.is_file() or hash_json(read_json(path)) != hash_json(index):
+        write_json(path, index)
+    return Outcome(made, kept, failed)
+
+
+def in_threads(
+    work: Callable[[Item], Result], items: Sequence[Item], workers: int | None = None
+) -> Iterator[tuple[Item, Result | UserError]]:
+    """``work`` on every item, in parallel threads and in order; a :class:`UserError` is a result, not an end."""
+
+    def guarded(item: Item) -> Result | UserError:
+        try:
+            return work(item)
+        except UserError as error:
+            return error
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # one thread a case is faster than many threads on each
+    try:
+        with ThreadPoolExecutor(workers or min(16, os.cpu_count() or 1)) as pool:
+            try:
+                yield from zip(items, pool.map(guarded, items), strict=True)
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _preprocess_case(
+    workspace: Workspace, dataset: Dataset, grid: Grid, hashes: FileHashes, case: Case
+) -> tuple[dict[str, Any], int, int]:
+    """Index entry of a case, and how many of its arrays were made and kept."""
+    base = [FORMAT_VERSION, grid.spacing]
+    image_key = hash_json([*base, grid.clip_percentiles, hashes(workspace.resolve(case.image)), case.image_frame])
+    label_keys = {
+        source: hash_json(
+            [*base, dataset.labels, sorted(dataset.sources[source].values.items()), hashes(workspace.resolve(ref.path)), ref.frame]
+        )
+        for source, ref in case.labels.items()
+    }
+    paths = {None: image_path(workspace, case.id), **{source: label_path(workspace, case.id, source) for source in label_keys}}
+    keys = {None: image_key, **label_keys}
+    stale = [source for source in paths if not _fits(paths[source], keys[source])]
+    stamp = paths[None].with_suffix(".json")
+    if stale:
+        image = load_image(workspace, case)
+        spacing = image.geometry.spacing_zyx
+        size = target_size((image.array.shape[1], image.array.shape[2]), spacing[1:], grid.spacing)
+        for source in stale:
+            if source is None:
+                values = torch.from_numpy(normalise(image.array, grid.clip_percentiles))[:, None]
+                array = resize_images(values, size)[:, 0].half().numpy()
+                extra = {"original_spacing": spacing, "original_shape": image.array.shape, "shape": array.shape}
+            else:
+                labels = load_labels(workspace, dataset, case, source)
+                require_same_geometry(image, labels, case)
+                array = resize_labels(torch.from_numpy(labels.array), len(dataset.labels), size).numpy()
+                extra = {}
+            with atomic_path(paths[source]) as temporary, temporary.open("wb") as stream:
+                np.save(stream, array)
+            write_json(paths[source].with_suffix(".json"), {"key": keys[source], **extra})
+    about = read_json(stamp)
+    entry = {"image": image_key, "labels": label_keys, **{name: about[name] for name in ("original_spacing", "original_shape", "shape")}}
+    return entry, len(stale), len(paths) - len(stale)
+
+
+def _fits(path: Path, key: str) -> bool:
+    """Whether the array is there and was made with ``key``; the key is written after the array."""
+    try:
+        return path.is_file() and read_json(path.with_suffix(".json"))["key"] == key
+    except (UserError, KeyError, TypeError):
+        return False

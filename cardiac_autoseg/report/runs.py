@@ -1,0 +1,227 @@
+"""What a workspace holds: its data, its preprocessing, its training runs and its bundles. Reads JSON only, so it is quick."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections import Counter
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from cardiac_autoseg.data.index import load_dataset
+from cardiac_autoseg.errors import UserError
+from cardiac_autoseg.files import read_json
+from cardiac_autoseg.workspace import RunKey, Workspace
+
+STALE_SECONDS = 30 * 60
+"""A run that wrote nothing for this long is not running: its process id may belong to another process by now."""
+
+
+@dataclass(frozen=True)
+class RunState:
+    """One training run as its ``run.json`` tells it.
+
+    ``state`` is "done", "running", "interrupted", "failed" or "broken" (``run.json`` missing or unreadable; ``problem`` says why).
+    """
+
+    key: RunKey
+    folder: Path
+    state: str
+    record: dict[str, Any]
+    problem: str = ""
+
+    def number(self, name: str) -> float | None:
+        """A number of the record, or None where it is absent or is no number."""
+        value = self.record.get(name)
+        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+    @property
+    def seconds(self) -> float | None:
+        """Time spent in all stages, in seconds; None where the record does not say."""
+        stages = self.record.get("seconds")
+        if isinstance(stages, int | float):
+            return float(stages)
+        if not isinstance(stages, dict):
+            return None
+        times = [value for value in stages.values() if isinstance(value, int | float)]
+        return float(sum(times)) if times else None
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready values for ``cas_status --json``."""
+        names = ("step", "steps", "val_dice", "slices_per_second")
+        return {
+            "architecture": self.key.architecture,
+            "gt": self.key.gt,
+            "loss": self.key.loss,
+            "fold": self.key.fold,
+            "seed": self.key.seed,
+            "state": self.state,
+            "problem": self.problem,
+            **{name: self.number(name) for name in names},
+            "seconds": self.seconds,
+            "updated": self.record.get("updated"),
+            "folder": str(self.folder),
+        }
+
+
+def read_runs(workspace: Workspace, now: float | None = None) -> list[RunState]:
+    """All runs of a workspace, sorted by path; a broken ``run.json`` becomes a run in the state "broken"."""
+    now = time.time() if now is None else now
+    return [_read_run(key, folder, now) for key, folder in workspace.runs()]
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's ``log.jsonl``; a half-written line is left out, a missing file is an empty log."""
+    try:
+        text = (folder / "log.jsonl").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    lines: list[dict[str, Any]] = []
+    for line in text.splitlines():
+        try:
+            values = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(values, dict):
+            lines.append(values)
+    return lines
+
+
+def describe_workspace(workspace: Workspace, now: float | None = None) -> dict[str, Any]:
+    """Everything ``cas_status`` shows, JSON-ready: ``workspace``, ``dataset``, ``preprocessing``, ``runs``, ``bundles``.
+
+    Raises :class:`UserError` only when the workspace's ``dataset.json`` is missing or broken.
+    """
+    dataset = load_dataset(workspace.dataset)
+    return {
+        "workspace": str(workspace.root),
+        "dataset": {
+            "name": dataset.name,
+            "cases": len(dataset.cases),
+            "subjects": len({case.subject for case in dataset.cases}),
+            "sources": {
+                name: {"cases": len(dataset.labelled(name)), "simulated": source.simulated}
+                for name, source in sorted(dataset.sources.items())
+            },
+        },
+        "preprocessing": _preprocessing(workspace),
+        "runs": [run.to_json() for run in read_runs(workspace, now)],
+        "bundles": _bundles(workspace),
+    }
+
+
+def _read_run(key: RunKey, folder: Path, now: float) -> RunState:
+    try:
+        record = read_json(folder / "run.json")
+    except UserError as error:
+        return RunState(key, folder, "broken", {}, str(error))
+    if not isinstance(record, dict) or not isinstance(record.get("status"), str):
+        return RunState(key, folder, "broken", {}, f"{folder / 'run.json'} is not a run record")
+    status = record["status"]
+    if status == "running" and not _alive(record, folder, now):
+        return RunState(key, folder, "interrupted", record)
+    return RunState(key, folder, status, record, str(record.get("error") or ""))
+
+
+def _alive(record: dict[str, Any], folder: Path, now: float) -> bool:
+    """Whether a run recorded as running still does: written to lately, and its process is there (when it is on this host)."""
+    if now - _last_sign(record, folder) > STALE_SECONDS:
+        return False
+    hardware = record.get("hardware")
+    host = record.get("host") or (hardware.get("host") if isinstance(hardware, dict) else None)
+    if host and host != socket.gethostname():
+        return True
+    return process_alive(record.get("pid"))
+
+
+def process_alive(pid: Any) -> bool:
+    """Whether a process of this id exists on this host."""
+    if not isinstance(pid, int) or isinstance(pid, bool) or pid <= 0:
+        return False
+    try:
+        # Signal 0 only asks; nothing is sent.
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    # A process that ended but was not collected by its parent still has an id.
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
+    except (OSError, IndexError):
+        return True
+
+
+def _last_sign(record: dict[str, Any], folder: Path) -> float:
+    """When the run last wrote something, in seconds since the epoch."""
+    signs = [0.0]
+    updated = record.get("updated")
+    if isinstance(updated, int | float):
+        signs.append(float(updated))
+    elif isinstance(updated, str):
+        try:
+            signs.append(datetime.fromisoformat(updated).timestamp())
+        except ValueError:
+            pass
+    for name in ("run.json", "log.jsonl"):
+        try:
+            signs.append((folder / name).stat().st_mtime)
+        except OSError:
+            continue
+    return max(signs)
+
+
+def _preprocessing(workspace: Workspace) -> dict[str, Any]:
+    """Which of the shared files are there, and how many cases the preprocessed store holds, per source too."""
+    problem = ""
+    entries: dict[str, Any] = {}
+    index = workspace.preprocessed / "index.json"
+    if index.is_file():
+        try:
+            entries = dict(read_json(index)["cases"])
+        except (UserError, KeyError, TypeError, ValueError) as error:
+            problem = f"{index} is broken ({error}): run cas_plan_and_preprocess again"
+    sources = Counter(source for entry in entries.values() for source in _labels_of(entry))
+    return {
+        "fingerprint": workspace.fingerprint.is_file(),
+        "splits": workspace.splits.is_file(),
+        "plans": sorted(path.stem for path in (workspace.root / "plans").glob("*.json")),
+        "cases": len(entries),
+        "sources": dict(sorted(sources.items())),
+        "problem": problem,
+    }
+
+
+def _labels_of(entry: Any) -> list[str]:
+    labels = entry.get("labels") if isinstance(entry, dict) else None
+    return list(labels) if isinstance(labels, dict) else []
+
+
+def _bundles(workspace: Workspace) -> list[dict[str, Any]]:
+    found = []
+    for path in sorted((workspace.root / "models").glob("*")):
+        if not path.is_dir() and path.suffix != ".zip":
+            continue
+        values: Any = {}
+        problem = ""
+        record = path / "evaluation.json"
+        if record.is_file():
+            try:
+                values = read_json(record)
+            except UserError as error:
+                problem = str(error)
+        dice = values.get("mean_dice") if isinstance(values, dict) else None
+        found.append({"name": path.name, "dice": dice if isinstance(dice, int | float) else None, "problem": problem})
+    return found
+
+
+def count_states(runs: list[dict[str, Any]]) -> str:
+    """How many runs there are in each state, in words: "4 done, 1 running"."""
+    counts = Counter(run["state"] for run in runs)
+    order = ("done", "running", "interrupted", "failed", "broken")
+    known = [f"{counts[state]} {state}" for state in order if counts[state]]
+    return ", ".join(known + [f"{count} {state}" for state, count in sorted(counts.items()) if state not in order])

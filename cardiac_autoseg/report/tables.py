@@ -1,0 +1,208 @@
+"""The tables of the report: texts in rows, ready for the template."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import stdev
+from typing import Any
+
+from cardiac_autoseg.data.index import Dataset
+from cardiac_autoseg.report.collect import Result, architecture_name, mean, structures
+from cardiac_autoseg.report.words import INDEX_NAMES, MISSING, PHASE_NAMES, duration, index_name, interval, number
+
+LEVEL_NAMES = {"base": "base", "mid": "mid-ventricle", "apex": "apex"}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: ``words`` is how many columns, from the left, hold words (the others hold numbers); ``note`` stands below."""
+
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    words: int = 1
+    note: str = ""
+
+
+def accuracy_table(result: Result) -> Table:
+    """Dice, HD, HD95 and ASSD per structure and phase."""
+    rows = tuple(
+        (
+            str(row["structure"]),
+            PHASE_NAMES.get(row["phase"], str(row["phase"])),
+            str(row["n"]),
+            plus_minus(row.get("dice_mean"), row.get("dice_sd"), 3),
+            number(row.get("dice_median"), 3),
+            *(number(row.get(f"{name}_mean")) for name in ("hd", "hd95", "assd")),
+            str(row["n_missed"]),
+        )
+        for row in result.summary
+    )
+    head = ("structure", "phase", "volumes", "Dice, mean ± SD", "median", "HD (mm)", "HD95 (mm)", "ASSD (mm)", "missed")
+    note = (
+        "Distances are in 3D with the true voxel spacing. A volume in which only one of the two label sets has the structure counts with Dice 0 "
+        "and has no distance: it stands under “missed”, and the mean distances are over the others."
+    )
+    return Table(head, rows, 2, note)
+
+
+def agreement_table(result: Result) -> Table:
+    """Patient-level agreement of every index."""
+    order = {index: place for place, index in enumerate(INDEX_NAMES)}
+    rows = tuple(
+        (
+            f"{index_name(str(row['index']))} ({row.get('unit', '')})",
+            str(row["n"]),
+            f"{number(row['bias'], signed=True)} ({_ci(row, 'bias_ci')})",
+            f"{number(row['loa_low'])} ({_ci(row, 'loa_low_ci')})",
+            f"{number(row['loa_high'])} ({_ci(row, 'loa_high_ci')})",
+            number(row.get("mae")),
+            number(row.get("pearson_r"), 3),
+            number(row.get("icc"), 3),
+        )
+        for row in sorted(result.agreement, key=lambda row: order.get(str(row["index"]), len(order)))
+    )
+    head = ("index", "patients", "bias (95 % CI)", "lower limit (95 % CI)", "upper limit (95 % CI)", "mean |error|", "r", "ICC(2,1)")
+    return Table(head, rows, 1, "Differences are automatic − reference; limits of agreement are bias ± 1.96 SD.")
+
+
+def level_table(result: Result, dataset: Dataset) -> Table:
+    """Mean Dice at base, mid-ventricle and apex, per structure and phase."""
+    rows = []
+    for structure in structures(result.levels, dataset):
+        for phase in ("ED", "ES"):
+            cells = [_level(result.levels, structure, phase, level) for level in LEVEL_NAMES]
+            if any(cell != MISSING for cell in cells):
+                rows.append((structure, PHASE_NAMES[phase], *cells))
+    note = "The reference’s slices are cut in thirds along the ventricle; Dice of each third, mean ± SD over the volumes."
+    return Table(("structure", "phase", *LEVEL_NAMES.values()), tuple(rows), 2, note)
+
+
+def comparison_table(results: Sequence[Result], dataset: Dataset) -> Table:
+    """All models side by side on the volumes that all of them scored (on their own, where there are none in common)."""
+    common = common_cases(results)
+    order = structures([row for result in results for row in result.cases], dataset)
+    rows = []
+    for result in results:
+        cases = [row for row in result.cases if not common or row["case_id"] in common]
+        rows.append(
+            (
+                result.name + (" (simulated)" if result.simulated else ""),
+                str(len({row["case_id"] for row in cases})),
+                *(number(mean(row["dice"] for row in cases if row["structure"] == name), 3) for name in order),
+                number(mean(row["dice"] for row in cases), 3),
+                number(mean(row.get("hd95") for row in cases)),
+                *(_bias(result, index) for index in ("LV_EF", "LV_mass", "RV_EF")),
+            )
+        )
+    head = ("model", "volumes", *(f"Dice {name}" for name in order), "Dice mean", "HD95 (mm)", "LVEF (points)", "LV mass (g)", "RVEF (points)")
+    scope = (
+        f"Dice and HD95 over the {len(common)} volumes that every model scored"
+        if common
+        else "The models share no scored volume, so each row is over its own: compare with care"
+    )
+    note = f"{scope}. LVEF, LV mass and RVEF: bias ± SD of the differences over all patients of the row."
+    return Table(head, tuple(rows), 1, note)
+
+
+def common_cases(results: Sequence[Result]) -> set[str]:
+    """Ids of the cases that all results scored."""
+    return set.intersection(*({str(row["case_id"]) for row in result.cases} for result in results))
+
+
+def sources_table(dataset: Dataset) -> Table:
+    """Who annotated what."""
+    rows = []
+    for name, source in sorted(dataset.sources.items()):
+        cases = dataset.labelled(name)
+        kind = "SIMULATED" if source.simulated else "as supplied"
+        rows.append((name, kind, source.note or MISSING, str(len(cases)), str(len({case.subject for case in cases}))))
+    return Table(("source", "annotations", "note", "volumes", "patients"), tuple(rows), 3)
+
+
+def groups_table(dataset: Dataset) -> Table:
+    """Patients and volumes per group."""
+    groups = sorted({case.group or "" for case in dataset.cases})
+    rows = []
+    for group in groups:
+        cases = [case for case in dataset.cases if (case.group or "") == group]
+        phases = [str(sum(case.phase == phase for case in cases)) for phase in ("ED", "ES")]
+        rows.append((group or "not given", str(len({case.subject for case in cases})), *phases))
+    return Table(("group", "patients", "ED volumes", "ES volumes"), tuple(rows))
+
+
+def fingerprint_table(values: Mapping[str, Any]) -> Table | None:
+    """Spread of spacing, size and heart extent, from ``fingerprint.json``; None where it holds none of them."""
+    names = {
+        "spacing_y": "in-plane spacing, rows (mm)",
+        "spacing_x": "in-plane spacing, columns (mm)",
+        "spacing_z": "slice spacing (mm)",
+        "size_z": "slices per volume",
+        "fov_y": "field of view, rows (mm)",
+        "fov_x": "field of view, columns (mm)",
+        "heart_y": "extent of the labels, rows (mm)",
+        "heart_x": "extent of the labels, columns (mm)",
+    }
+    summary = values.get("summary")
+    if not isinstance(summary, dict):
+        return None
+    rows = []
+    for name, words in names.items():
+        spread = summary.get(name)
+        if isinstance(spread, dict):
+            digits = 0 if name == "size_z" or name.startswith(("fov", "heart")) else 2
+            rows.append((words, *(number(spread.get(part), digits) for part in ("minimum", "median", "maximum"))))
+    return Table(("property", "smallest", "median", "largest"), tuple(rows)) if rows else None
+
+
+def provenance_table(results: Sequence[Result]) -> Table:
+    """What made each run: seeds, hashes, version, hardware, time."""
+    rows = []
+    for result in results:
+        for member in result.members:
+            if member.run is None:
+                rows.append((member.name, *[MISSING] * 9))
+                continue
+            run, record = member.run, member.run.record
+            hashes = [str(record.get(f"{name}_hash") or MISSING)[:8] for name in ("plan", "splits", "data")]
+            rows.append(
+                (
+                    f"{architecture_name(run.key.architecture)}, {run.key.gt}, {run.key.loss}, fold {run.key.fold}, seed {run.key.seed}",
+                    number(run.number("step"), 0),
+                    duration(run.seconds),
+                    number(run.number("slices_per_second")),
+                    *hashes,
+                    str(record.get("version") or MISSING),
+                    _pairs(record.get("hardware")),
+                    _pairs(record.get("overrides")),
+                )
+            )
+    head = ("run", "steps", "time", "slices/s", "plan", "folds", "data", "version", "hardware", "overrides")
+    return Table(head, tuple(rows), 1)
+
+
+def plus_minus(value: Any, spread: Any, digits: int = 1) -> str:
+    """ "mean ± SD"."""
+    return f"{number(value, digits)} ± {number(spread, digits)}"
+
+
+def _ci(row: Mapping[str, Any], name: str) -> str:
+    low, high = row.get(name) or (None, None)
+    return interval(low, high)
+
+
+def _level(levels: Sequence[Mapping[str, Any]], structure: str, phase: str, level: str) -> str:
+    chosen = [row for row in levels if row["structure"] == structure and row["phase"] == phase and row["level"] == level]
+    dice = [row["dice"] for row in chosen if row["dice"] is not None]
+    return plus_minus(mean(dice), stdev(dice) if len(dice) > 1 else None, 3) if dice else MISSING
+
+
+def _bias(result: Result, index: str) -> str:
+    rows = [row for row in result.agreement if row["index"] == index]
+    return f"{number(rows[0]['bias'], signed=True)} ± {number(rows[0]['sd'])}" if rows else MISSING
+
+
+def _pairs(values: Any) -> str:
+    if not isinstance(values, dict) or not values:
+        return MISSING
+    return ", ".join(f"{name} {value}" for name, value in values.items())

@@ -1,0 +1,98 @@
+"""The record of a run: ``run.json``, ``log.jsonl``, and the lock that keeps a run to one process."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cardiac_autoseg.errors import UserError
+from cardiac_autoseg.files import read_json, write_json, write_text
+
+
+@dataclass
+class Record:
+    """The contents of ``run.json``; ``values`` are JSON-ready."""
+
+    folder: Path
+    values: dict[str, Any] = field(default_factory=dict)
+
+    def update(self, **values: Any) -> None:
+        """Change some values and write the file."""
+        self.values |= values | {"updated": now()}
+        write_json(self.folder / "run.json", self.values)
+
+    def add_seconds(self, stage: str, seconds: float) -> None:
+        """Add to the time spent in a stage; written with the next update."""
+        spent = self.values.setdefault("seconds", {})
+        spent[stage] = round(spent.get(stage, 0) + seconds, 2)
+
+
+def open_record(folder: Path, identity: dict[str, Any]) -> Record:
+    """The record in ``folder``, a new one if there is none.
+
+    Raises :class:`UserError` if the folder holds a run with another ``identity``: other data, plan, folds or settings.
+    """
+    path = folder / "run.json"
+    if not path.is_file():
+        return Record(folder, {**identity, "status": "new", "step": 0, "started": now(), "val_dice": None})
+    values = read_json(path, "Delete the run's folder, or start anew with --restart.")
+    changed = [name for name in identity if values.get(name) != identity[name]]
+    if changed:
+        details = "; ".join(f"{name}: {values.get(name)} then, {identity[name]} now" for name in changed)
+        raise UserError(f"{folder} holds a run made otherwise ({details}). Start anew with --restart, or use another --seed")
+    return Record(folder, values)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the run for this process; raises :class:`UserError` if another one has it. The lock dies with its process."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(f"{folder} is being trained by another process: wait for it, or stop it") from error
+        yield
+
+
+def cut_log(path: Path, step: int) -> list[dict[str, Any]]:
+    """The entries of ``log.jsonl`` up to ``step``; later ones, which a killed run left behind, are removed from the file."""
+    if not path.is_file():
+        return []
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            break
+        if entry["step"] <= step:
+            kept.append(entry)
+    write_text(path, "".join(json.dumps(entry) + "\n" for entry in kept))
+    return kept
+
+
+def append_log(path: Path, entry: dict[str, Any]) -> None:
+    """Add one line to ``log.jsonl``."""
+    with path.open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(entry) + "\n")
+
+
+def now() -> str:
+    """The time, UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def hardware(device: torch.device) -> dict[str, Any]:
+    """What the run ran on."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {"device": str(device), "name": name, "threads": torch.get_num_threads(), "cores": os.cpu_count(), "torch": torch.__version__}

@@ -1,0 +1,332 @@
+"""The one fixed runner: a plain function of plan, fold, label source, loss and seed."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from cardiac_autoseg import __version__
+from cardiac_autoseg.data.index import Dataset, load_dataset
+from cardiac_autoseg.errors import UserError
+from cardiac_autoseg.files import read_json, write_json
+from cardiac_autoseg.inference.predictor import uses_bfloat16
+from cardiac_autoseg.networks import build_network
+from cardiac_autoseg.preprocessing.store import PreprocessedStore
+from cardiac_autoseg.report.progress import progress_figure
+from cardiac_autoseg.training.augmentation import apply, draw
+from cardiac_autoseg.training.checkpoints import load_state, read_tensors, save_state, write_tensors
+from cardiac_autoseg.training.host_augmentation import augment_on_host
+from cardiac_autoseg.training.losses import LOSSES, deep_supervision
+from cardiac_autoseg.training.recipe import Recipe, with_overrides
+from cardiac_autoseg.training.record import Record, append_log, cut_log, hardware, locked, open_record
+from cardiac_autoseg.training.sampling import SliceBank, build_bank, draw_centres, draw_slices, step_generator
+from cardiac_autoseg.training.validation import validate
+from cardiac_autoseg.workspace import RunKey, Workspace
+from planning.plan import Plan
+from planning.splits import Splits
+
+LOG_EVERY = 50
+"""Steps between two lines of the log."""
+
+
+class Interrupted(Exception):  # noqa: N818
+    """Training was asked to stop; its state is saved."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user may choose about a run; ``steps`` and ``overrides`` change the recipe and are recorded."""
+
+    device: str | None = None
+    steps: int | None = None
+    overrides: dict[str, Any] = dataclasses.field(default_factory=dict)
+    reference: str | None = None
+    """Source that the validation patients are scored against: by default "expert" where there is one, else the run's own."""
+    checkpoint_minutes: float = 3.0
+    restart: bool = False
+    quiet: bool = False
+    folder: Path | None = None
+    """Run folder; by default the workspace's for the run's key."""
+
+
+@dataclass
+class State:
+    """What changes while training."""
+
+    network: nn.Module
+    average: dict[str, Tensor]
+    optimiser: torch.optim.AdamW
+    step: int = 0
+
+
+def train(workspace: Workspace, key: RunKey, options: Options, report: Callable[[str], None] = lambda text: None) -> Path:
+    """Train one fold for one label source, predict and score its validation patients; returns the run's folder.
+
+    Does nothing if the run is done, goes on exactly where it was if it was interrupted. Raises :class:`UserError` if
+    something is missing or does not fit, :class:`Interrupted` after SIGTERM or SIGINT, with the state saved.
+    """
+    if key.loss not in LOSSES:
+        raise UserError(f"there is no loss {key.loss!r}; there are: {', '.join(LOSSES)}")
+    folder = options.folder or workspace.run(key)
+    plan, splits, dataset, store = load_inputs(workspace, key.architecture)
+    recipe = with_overrides(Recipe(), options.overrides)
+    training, validation = fold_cases(dataset, store, splits, key, report)
+    device = choose_device(options.device)
+    identity = {
+        **dataclasses.asdict(key),
+        "steps": options.steps or plan.steps,
+        "overrides": options.overrides,
+        "plan_hash": plan.hash(),
+        "splits_hash": splits.hash(),
+        "data_hash": store.data_hash(training, key.gt),
+    }
+    with locked(folder):
+        if options.restart:
+            _empty(folder)
+        record = open_record(folder, identity)
+        if record.values["status"] == "done":
+            report(f"already trained: {folder} (Dice {record.values['val_dice']}); --restart trains it anew")
+            return folder
+        write_json(folder / "plan.json", plan.to_json())
+        record.update(status="running", version=__version__, hardware=hardware(device), recipe=dataclasses.asdict(recipe))
+        with interruptible() as stop:
+            if not (folder / "model.safetensors").is_file():
+                bank = build_bank([(store.image(case), store.labels(case, key.gt)) for case in training], plan.patch, device)
+                report(f"training on {len(training)} cases, {len(bank)} slices, {device}; run folder {folder}")
+                run = Run(folder, plan, key, recipe, identity["steps"], device, bank, record, options)
+                run.loop(stop)
+            network = load_average(folder, plan, device)
+            started = time.perf_counter()
+            record.update(status="validating")
+            reference = options.reference or ("expert" if "expert" in dataset.sources else key.gt)
+            dice = validate(
+                workspace, dataset, store, network, plan, validation, reference, recipe.flips, folder, device, stop, report
+            )
+        if stop.is_set():
+            record.update(status="interrupted")
+            raise Interrupted
+        record.add_seconds("validate", time.perf_counter() - started)
+        record.update(status="done", val_dice=dice, reference=reference, pid=None)
+        (folder / "state.safetensors").unlink(missing_ok=True)
+    return folder
+
+
+@dataclass
+class Run:
+    """The training loop of one run and what it needs."""
+
+    folder: Path
+    plan: Plan
+    key: RunKey
+    recipe: Recipe
+    steps: int
+    device: torch.device
+    bank: SliceBank
+    record: Record
+    options: Options
+
+    def loop(self, stop: threading.Event) -> None:
+        """Train to the last step, saving by time; raises :class:`Interrupted` once ``stop`` is set and the state is saved."""
+        state = self.start()
+        log = cut_log(self.folder / "log.jsonl", state.step)
+        first, started = state.step, time.perf_counter()
+        saved = started
+        sums = torch.zeros(2 + 2 * (len(self.plan.classes) - 1), device=self.device)
+        bar = tqdm(total=self.steps, initial=first, disable=self.options.quiet, unit="step", mininterval=1.0, smoothing=0.05)
+        while state.step < self.steps:
+            sums += self.step(state)
+            state.step += 1
+            bar.update()
+            if state.step % LOG_EVERY == 0 or state.step == self.steps:
+                entry = self.log_entry(state, sums, (state.step - first) * self.plan.batch / (time.perf_counter() - started))
+                append_log(self.folder / "log.jsonl", entry)
+                log.append(entry)
+                sums.zero_()
+                bar.set_postfix_str(f"loss {entry['loss']:.3f}, Dice {entry['dice']:.3f}, {entry['slices_per_second']:.0f} slices/s")
+            if stop.is_set() or time.perf_counter() - saved > 60 * self.options.checkpoint_minutes:
+                self.save(state, log, time.perf_counter() - saved)
+                saved = time.perf_counter()
+                if stop.is_set():
+                    self.record.update(status="interrupted")
+                    bar.close()
+                    raise Interrupted
+        bar.close()
+        self.save(state, log, time.perf_counter() - saved, final=True)
+
+    def start(self) -> State:
+        """The state to go on from: the checkpoint's, or a fresh network drawn from the seed."""
+        torch.manual_seed(self.key.seed)
+        network = build_network(self.plan).to(self.device, memory_format=torch.channels_last)
+        average = {name: value.detach().clone() for name, value in network.state_dict().items()}
+        optimiser = torch.optim.AdamW(
+            network.parameters(), lr=self.plan.learning_rate, weight_decay=self.recipe.weight_decay, foreach=True
+        )
+        state = State(network.train(), average, optimiser)
+        path = self.folder / "state.safetensors"
+        if path.is_file():
+            state.step = int(load_state(path, network, average, optimiser)["step"])
+        return state
+
+    def step(self, state: State) -> Tensor:
+        """One optimiser step; returns [loss, 1, overlap per class …, size per class …] for the log, on the device."""
+        plan, step = self.plan, state.step
+        images, labels = self.batch(step)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=uses_bfloat16(self.device)):
+            logits: list[Tensor] = state.network(images.contiguous(memory_format=torch.channels_last))
+        loss = deep_supervision(LOSSES[self.key.loss], logits, labels, step / self.steps)
+        for group in state.optimiser.param_groups:
+            group["lr"] = self.recipe.learning_rate(plan.learning_rate, step, self.steps)
+        state.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(state.network.parameters(), self.recipe.clip)
+        state.optimiser.step()
+        update_average(state.average, state.network, self.recipe.ema_decay(step))
+        return torch.cat((torch.stack((loss.detach(), loss.new_ones(()))), overlap_counts(logits[0].detach(), labels)))
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Augmented images (B, 1, h, w) and labels (B, h, w) of a step, a function of (seed, step) alone."""
+        plan, generator = self.plan, step_generator(self.key.seed, step)
+        chosen = draw_slices(len(self.bank), plan.batch, self.key.seed, step)
+        centres = draw_centres(self.bank, chosen, plan.patch, generator)
+        picked = chosen.to(self.device)
+        images, labels = self.bank.images[picked], self.bank.labels[picked]
+        if plan.augmentation == "host":
+            seed = int(torch.randint(2**31, (1,), generator=generator))
+            images, labels = augment_on_host(self.recipe.policy, images.cpu(), labels.cpu(), centres, plan.patch, seed)
+            return images.to(self.device), labels.to(self.device)
+        return apply(draw(self.recipe.policy, plan.batch, generator), images, labels, centres.to(self.device), plan.patch)
+
+    def log_entry(self, state: State, sums: Tensor, speed: float) -> dict[str, Any]:
+        """One line of the log, from the sums since the last; raises :class:`UserError` when the training has diverged."""
+        values = sums.tolist()
+        loss, (overlap, size) = values[0] / values[1], (values[2 : (len(values) + 2) // 2], values[(len(values) + 2) // 2 :])
+        if not math.isfinite(loss):
+            self.record.update(status="failed", step=state.step)
+            raise UserError(f"the loss became {loss} before step {state.step}: try a lower learning rate, or another --loss")
+        dice = [2 * both / total for both, total in zip(overlap, size, strict=True) if total > 0]
+        return {
+            "step": state.step,
+            "loss": round(loss, 5),
+            "lr": self.recipe.learning_rate(self.plan.learning_rate, state.step - 1, self.steps),
+            "dice": round(sum(dice) / max(1, len(dice)), 5),
+            "slices_per_second": round(speed, 1),
+        }
+
+    def save(self, state: State, log: list[dict[str, Any]], seconds: float, final: bool = False) -> None:
+        """Write the state, or the final weights, then the record and the picture of the curves."""
+        if final:
+            write_tensors(self.folder / "model.safetensors", state.average, {"step": state.step})
+        else:
+            save_state(self.folder / "state.safetensors", state.network, state.average, state.optimiser, {"step": state.step})
+        self.record.add_seconds("train", seconds)
+        speed = log[-1]["slices_per_second"] if log else None
+        self.record.update(step=state.step, slices_per_second=speed)
+        if log:
+            progress_figure(log, self.folder / "progress.png")
+
+
+def load_inputs(workspace: Workspace, architecture: str) -> tuple[Plan, Splits, Dataset, PreprocessedStore]:
+    """Plan, folds, index and store of a workspace; raises :class:`UserError` where one is missing or does not fit."""
+    remedy = "Run cas_plan_and_preprocess first."
+    try:
+        plan = Plan.from_json(read_json(workspace.plan(architecture), remedy))
+        splits = Splits.from_json(read_json(workspace.splits, remedy))
+    except ValueError as error:
+        raise UserError(f"{workspace.root}: {error}") from error
+    store = PreprocessedStore(workspace)
+    if (store.grid.spacing, store.grid.clip_percentiles) != (plan.spacing, plan.clip_percentiles):
+        raise UserError(f"{workspace.preprocessed} was made for another plan: run cas_plan_and_preprocess again")
+    return plan, splits, load_dataset(workspace.dataset), store
+
+
+def fold_cases(
+    dataset: Dataset, store: PreprocessedStore, splits: Splits, key: RunKey, report: Callable[[str], None]
+) -> tuple[list[str], list[str]]:
+    """Ids of the cases to train on and to validate on; validation takes every labelled case of the fold, whoever labelled it."""
+    try:
+        train_subjects, val_subjects = set(splits.train(key.fold)), set(splits.val(key.fold))
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    labelled = [case for case in dataset.labelled(key.gt) if store.has(case.id, key.gt)]
+    training = [case.id for case in labelled if case.subject in train_subjects]
+    validation = [case.id for case in dataset.cases if case.subject in val_subjects and case.id in store.keys and case.labels]
+    if not training:
+        raise UserError(f"source {key.gt!r} has no preprocessed case to train on in fold {key.fold}: run cas_plan_and_preprocess")
+    everything = sum(case.subject in train_subjects for case in dataset.cases)
+    if len(training) < everything:
+        report(f"source {key.gt!r} covers {len(training)} of the fold's {everything} training cases; training on those")
+    return training, validation
+
+
+def load_average(folder: Path, plan: Plan, device: torch.device) -> nn.Module:
+    """The trained network of a run, in eval mode."""
+    tensors, _ = read_tensors(folder / "model.safetensors")
+    network = build_network(plan)
+    network.load_state_dict(tensors)
+    return network.to(device, memory_format=torch.channels_last).eval()
+
+
+@torch.no_grad()
+def update_average(average: dict[str, Tensor], network: nn.Module, decay: float) -> None:
+    """Exponential moving average of weights and batch-norm statistics; counters are copied."""
+    current = network.state_dict()
+    floating = [name for name, value in average.items() if value.is_floating_point()]
+    torch._foreach_lerp_([average[name] for name in floating], [current[name] for name in floating], 1 - decay)
+    for name in average.keys() - set(floating):
+        average[name].copy_(current[name])
+
+
+@torch.no_grad()
+def overlap_counts(logits: Tensor, labels: Tensor) -> Tensor:
+    """[overlap of each foreground class …, predicted plus labelled pixels of each …] of a batch."""
+    classes = logits.shape[1]
+    predicted = logits.argmax(dim=1)
+    joint = torch.bincount((predicted * classes + labels).flatten(), minlength=classes**2).view(classes, classes).float()
+    return torch.cat((joint.diagonal()[1:], (joint.sum(0) + joint.sum(1))[1:]))
+
+
+def choose_device(wish: str | None) -> torch.device:
+    """The device asked for, else a GPU if there is one; raises :class:`UserError` if torch cannot use it."""
+    if wish is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(wish)
+        torch.empty(1, device=device)
+        return device
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device {wish!r} cannot be used ({str(error).splitlines()[0]}): try --device cpu") from error
+
+
+@contextmanager
+def interruptible() -> Iterator[threading.Event]:
+    """An event that SIGTERM and SIGINT set, so that the state is saved before the process ends."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _empty(folder: Path) -> None:
+    """Remove everything in a run folder but its lock."""
+    for path in folder.iterdir():
+        if path.name != ".lock":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -1,0 +1,315 @@
+"""The fingerprint: what the data are, measured once per case and summarised over the data set."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+FORMAT_VERSION = 1
+PERCENTILES = (0.5, 5.0, 25.0, 50.0, 75.0, 95.0, 99.5)
+"""The intensity percentiles that are kept, in heart and in body."""
+PREFERRED_SOURCE = "expert"
+
+
+@dataclass(frozen=True)
+class SourceMeasurement:
+    """The labels one source drew for one case.
+
+    ``extent_mm`` is the (y, x) bounding box of the foreground over all slices, in mm; ``intensity`` the image's ``PERCENTILES``
+    in the foreground; ``saturation`` the share (%) of the image's voxels darker than the foreground's 99th percentile. The three
+    are None where the labels are empty. ``label_slices`` counts slices with foreground, ``volumes_ml`` is by class name.
+    """
+
+    label_slices: int
+    volumes_ml: dict[str, float]
+    extent_mm: tuple[float, float] | None = None
+    intensity: tuple[float, ...] | None = None
+    saturation: float | None = None
+
+
+@dataclass(frozen=True)
+class CaseMeasurement:
+    """One case: ``shape`` (Z, Y, X) in voxels, ``spacing`` (z, y, x) in mm, ``intensity`` the ``PERCENTILES`` in the body
+    (voxels above Otsu's threshold), and one measurement for each source that labelled the case.
+    """
+
+    case_id: str
+    shape: tuple[int, int, int]
+    spacing: tuple[float, float, float]
+    intensity: tuple[float, ...]
+    sources: dict[str, SourceMeasurement]
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How much of the data set one source labelled. ``empty`` cases have labels without any foreground."""
+
+    cases: int
+    subjects: int
+    slices: int
+    empty: int
+    median_volumes_ml: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Minimum, 5th percentile, median, 95th percentile and maximum of a quantity over the cases."""
+
+    minimum: float
+    p5: float
+    median: float
+    p95: float
+    maximum: float
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """A data set as planning sees it.
+
+    ``subjects`` maps case ids to subjects. ``planning_source`` is the source whose heart extent the plan is made for (None: nothing
+    is labelled). ``summary`` holds the spread over the cases of ``spacing_{z,y,x}`` (mm), ``size_{z,y,x}`` (voxels),
+    ``fov_{y,x}`` (mm), ``heart_{y,x}`` (mm), ``label_slices`` and ``saturation`` (%); the last three only where something is labelled.
+    """
+
+    dataset: str
+    classes: tuple[str, ...]
+    cases: tuple[CaseMeasurement, ...]
+    subjects: dict[str, str]
+    coverage: dict[str, Coverage]
+    planning_source: str | None
+    summary: dict[str, Spread]
+    data_hash: str
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def slices(self) -> int:
+        """Number of slices of all cases."""
+        return sum(case.shape[0] for case in self.cases)
+
+    @property
+    def labelled_slices(self) -> int:
+        """Number of slices of the cases that the planning source labelled; of all cases where there is no source."""
+        source = self.planning_source
+        return sum(case.shape[0] for case in self.cases if source is None or source in case.sources)
+
+    def to_json(self) -> dict[str, Any]:
+        """The fingerprint as JSON-ready values."""
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_json(values: dict[str, Any]) -> Fingerprint:
+        """Rebuild a fingerprint; raises ``ValueError`` when the format version or the fields do not fit."""
+        version = values.get("format_version")
+        if version != FORMAT_VERSION:
+            raise ValueError(
+                f"fingerprint has format version {version}, this release reads {FORMAT_VERSION}: "
+                "run cas_plan_and_preprocess again"
+            )
+        try:
+            return Fingerprint(
+                **{
+                    **values,
+                    "classes": tuple(values["classes"]),
+                    "cases": tuple(case_from_json(case) for case in values["cases"]),
+                    "coverage": {name: Coverage(**item) for name, item in values["coverage"].items()},
+                    "summary": {name: Spread(**item) for name, item in values["summary"].items()},
+                }
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"fingerprint is incomplete or has unknown fields ({error})") from error
+
+    def hash(self) -> str:
+        """Hash of what a plan depends on: geometry of every case, and the planning source's extents and intensities.
+
+        Adding a further label source therefore leaves plans, and the runs made with them, valid.
+        """
+        source = self.planning_source
+        measured = [
+            (
+                case.case_id,
+                case.shape,
+                case.spacing,
+                dataclasses.asdict(case.sources[source]) if source in case.sources else None,
+            )
+            for case in self.cases
+        ]
+        values = [self.format_version, self.dataset, self.classes, source, measured, sorted(self.subjects.items())]
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def case_from_json(values: Mapping[str, Any]) -> CaseMeasurement:
+    """Rebuild one case from ``dataclasses.asdict(case)``, also after a passage through JSON."""
+    sources = {}
+    for name, item in values["sources"].items():
+        lists = {key: None if item[key] is None else tuple(item[key]) for key in ("extent_mm", "intensity")}
+        sources[name] = SourceMeasurement(**{**item, **lists})
+    lists = {key: tuple(values[key]) for key in ("shape", "spacing", "intensity")}
+    return CaseMeasurement(**{**values, **lists, "sources": sources})
+
+
+def measure_case(
+    image: NDArray[Any],
+    labels: Mapping[str, NDArray[Any]],
+    spacing: Sequence[float],
+    case_id: str,
+    classes: Sequence[str],
+) -> CaseMeasurement:
+    """Measure one case.
+
+    ``image`` (Z, Y, X); ``labels`` one (Z, Y, X) array per source, possibly none, with values that index ``classes`` (background
+    first); ``spacing`` (z, y, x) in mm. Voxels that are NaN or infinite are left out of the intensities.
+    Raises ``ValueError`` on other shapes, label values without a class, spacings that are not positive, images without a finite voxel.
+    """
+    if image.ndim != 3 or image.size == 0:
+        raise ValueError(f"case {case_id}: the image has shape {image.shape}, expected (slices, rows, columns)")
+    depth, height, width = (float(value) for value in spacing)
+    if not (np.isfinite([depth, height, width]).all() and min(depth, height, width) > 0):
+        raise ValueError(f"case {case_id}: spacing {tuple(spacing)} mm is not positive")
+    finite = image[np.isfinite(image)].astype(np.float32)
+    if finite.size == 0:
+        raise ValueError(f"case {case_id}: the image has no finite voxel")
+    body = finite[finite > otsu_threshold(finite)]
+    return CaseMeasurement(
+        case_id=case_id,
+        shape=(int(image.shape[0]), int(image.shape[1]), int(image.shape[2])),
+        spacing=(depth, height, width),
+        intensity=_percentiles(body if body.size else finite),
+        sources={
+            name: _measure_labels(image, finite, array, (depth, height, width), f"case {case_id}, source {name}", classes)
+            for name, array in sorted(labels.items())
+        },
+    )
+
+
+def _measure_labels(
+    image: NDArray[Any],
+    finite: NDArray[Any],
+    labels: NDArray[Any],
+    spacing: tuple[float, float, float],
+    where: str,
+    classes: Sequence[str],
+) -> SourceMeasurement:
+    """Measure the labels of one source; ``finite`` holds the image's finite voxels."""
+    if labels.shape != image.shape:
+        raise ValueError(f"{where}: labels have shape {labels.shape}, the image has {image.shape}")
+    counts = np.bincount(labels.ravel().astype(np.int64), minlength=len(classes))
+    if len(counts) > len(classes):
+        raise ValueError(f"{where}: label value {len(counts) - 1}, but there are only the classes {', '.join(classes)}")
+    millilitres = float(np.prod(spacing)) / 1000.0
+    volumes = {name: float(counts[value]) * millilitres for value, name in enumerate(classes) if value > 0}
+    foreground = labels > 0
+    if not foreground.any():
+        return SourceMeasurement(label_slices=0, volumes_ml=volumes)
+    rows, columns = np.flatnonzero(foreground.any(axis=(0, 2))), np.flatnonzero(foreground.any(axis=(0, 1)))
+    heart = image[foreground]
+    heart = heart[np.isfinite(heart)].astype(np.float32)
+    return SourceMeasurement(
+        label_slices=int(foreground.any(axis=(1, 2)).sum()),
+        volumes_ml=volumes,
+        extent_mm=(float(rows[-1] - rows[0] + 1) * spacing[1], float(columns[-1] - columns[0] + 1) * spacing[2]),
+        intensity=_percentiles(heart) if heart.size else None,
+        saturation=float(100.0 * np.mean(finite < np.percentile(heart, 99.0))) if heart.size else None,
+    )
+
+
+def build_fingerprint(
+    dataset_name: str,
+    classes: Sequence[str],
+    measurements: Iterable[CaseMeasurement],
+    subjects: Mapping[str, str],
+    data_hash: str,
+) -> Fingerprint:
+    """Gather the cases' measurements; the result does not depend on their order.
+
+    ``subjects`` maps case ids to subjects. The planning source is ``expert`` if there is one, else the source with most cases.
+    Raises ``ValueError`` without cases, on repeated case ids, or on a case without a subject.
+    """
+    cases = tuple(sorted(measurements, key=lambda case: case.case_id))
+    if not cases:
+        raise ValueError("a fingerprint needs at least one readable case")
+    ids = [case.case_id for case in cases]
+    if repeated := sorted({name for name in ids if ids.count(name) > 1}):
+        raise ValueError(f"case ids occur more than once: {', '.join(repeated)}")
+    if missing := [name for name in ids if name not in subjects]:
+        raise ValueError(f"cases without a subject: {', '.join(missing)}")
+    own = {name: subjects[name] for name in ids}
+    names = sorted({name for case in cases for name in case.sources})
+    coverage = {name: _coverage(name, cases, own, classes) for name in names}
+    planning = min(names, key=lambda name: (name != PREFERRED_SOURCE, -coverage[name].cases, name)) if names else None
+    return Fingerprint(
+        dataset=dataset_name,
+        classes=tuple(classes),
+        cases=cases,
+        subjects=own,
+        coverage=coverage,
+        planning_source=planning,
+        summary=_summarise(cases, planning),
+        data_hash=data_hash,
+    )
+
+
+def _coverage(
+    source: str, cases: Sequence[CaseMeasurement], subjects: Mapping[str, str], classes: Sequence[str]
+) -> Coverage:
+    """What one source labelled."""
+    labelled = [case for case in cases if source in case.sources]
+    filled = [case.sources[source] for case in labelled if case.sources[source].label_slices > 0]
+    medians = {name: float(np.median([item.volumes_ml[name] for item in filled])) for name in classes[1:]} if filled else {}
+    return Coverage(
+        cases=len(labelled),
+        subjects=len({subjects[case.case_id] for case in labelled}),
+        slices=sum(item.label_slices for item in filled),
+        empty=len(labelled) - len(filled),
+        median_volumes_ml=medians,
+    )
+
+
+def _summarise(cases: Sequence[CaseMeasurement], source: str | None) -> dict[str, Spread]:
+    """Spread of every quantity over the cases."""
+    values: dict[str, list[float]] = {}
+    for axis, name in enumerate("zyx"):
+        values[f"spacing_{name}"] = [case.spacing[axis] for case in cases]
+        values[f"size_{name}"] = [float(case.shape[axis]) for case in cases]
+        if name != "z":
+            values[f"fov_{name}"] = [case.shape[axis] * case.spacing[axis] for case in cases]
+    drawn = [case.sources[source] for case in cases if source in case.sources]
+    for axis, name in enumerate("yx"):
+        values[f"heart_{name}"] = [item.extent_mm[axis] for item in drawn if item.extent_mm is not None]
+    values["label_slices"] = [float(item.label_slices) for item in drawn if item.label_slices > 0]
+    values["saturation"] = [item.saturation for item in drawn if item.saturation is not None]
+    return {name: _spread(items) for name, items in values.items() if items}
+
+
+def _spread(values: Sequence[float]) -> Spread:
+    return Spread(*(float(value) for value in np.percentile(values, (0, 5, 50, 95, 100))))
+
+
+def _percentiles(values: NDArray[Any]) -> tuple[float, ...]:
+    """``PERCENTILES`` of ``values``, rounded to four digits after the point: more are noise in a JSON file."""
+    return tuple(round(float(value), 4) for value in np.percentile(values, PERCENTILES))
+
+
+def otsu_threshold(values: NDArray[Any], bins: int = 256) -> float:
+    """Threshold that maximises the variance between the two classes it makes (Otsu 1979, doi:10.1109/TSMC.1979.4310076).
+
+    ``values`` of any shape. The histogram spans the 0.5th to the 99.5th percentile, so that a few very bright voxels do not set
+    its bins. A constant array gives its value.
+    """
+    low, high = (float(value) for value in np.percentile(values, (0.5, 99.5)))
+    if high <= low:
+        return low
+    counts, edges = np.histogram(np.clip(values, low, high), bins=bins, range=(low, high))
+    centres = (edges[:-1] + edges[1:]) / 2
+    below = np.cumsum(counts)[:-1].astype(float)
+    above = counts.sum() - below
+    sums = np.cumsum(counts * centres)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        between = below * above * (sums[:-1] / below - (sums[-1] - sums[:-1]) / above) ** 2
+    return float(edges[int(np.nanargmax(between)) + 1])
