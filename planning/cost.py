@@ -1,8 +1,8 @@
 """What a layer costs, in closed form: parameters, multiply-adds, and the bytes training keeps for it.
 
-The counts follow what torch does under bfloat16 autocast with the blocks of ``cardiac_autoseg.networks``: a convolution keeps its
-input for the backward pass, a batch norm keeps its input, an in-place leaky ReLU keeps its result, which is the next convolution's
-input. A tensor kept twice is counted once, by the operation that makes it.
+The counts follow what torch does under bfloat16 autocast with the blocks of ``cardiac_autoseg.networks``: a convolution
+keeps its input for the backward pass, a batch norm keeps its input, an in-place leaky ReLU keeps its result, which is the
+next convolution's input. A tensor kept twice is counted once, by the operation that makes it.
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ GRADIENT = SINGLE
 """Bytes per parameter of the gradients, which exist from the backward pass on."""
 LOSS_COPIES = 3
 """float32 maps per class that cross entropy + Dice keep: log-probabilities, probabilities, one-hot target."""
-LOSS_TRANSIENT = 20
-"""Bytes per pixel and class that the loss needs besides, while it is computed."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +47,8 @@ class Cost:
     def memory(self, batch: int) -> int:
         """Bytes allocated at the peak of a training step with AdamW, EMA and bfloat16 autocast.
 
-        The peak is either where the backward pass begins (all activations, bfloat16 copies of the weights) or where it ends (all
-        gradients, temporaries of the optimizer).
+        The peak is either where the backward pass begins (all activations, bfloat16 copies of the weights) or where it ends
+        (all gradients, temporaries of the optimizer).
         """
         begin = HALF * self.parameters + batch * (self.saved + self.transient)
         end = 2 * GRADIENT * self.parameters
@@ -67,8 +65,7 @@ def convolution(
 ) -> Cost:
     """A convolution of ``inputs`` to ``outputs`` feature maps, with ``size`` (y, x) the size it produces.
 
-    A transposed convolution whose kernel is as large as its stride costs the same as a convolution of kernel (1, 1) with more
-    parameters: see :func:`upsampling`. ``saved`` is the number of bytes per pixel of ``size`` that are kept.
+    ``saved`` is the number of bytes per pixel of ``size`` that are kept.
     """
     weights = inputs * outputs * pixels(kernel)
     return Cost(weights + (outputs if bias else 0), 2 * weights * pixels(size), saved * pixels(size))
@@ -90,8 +87,15 @@ def norm(channels: int, size: tuple[int, int], activation: bool = True) -> Cost:
 
 def loss(classes: int, size: tuple[int, int]) -> Cost:
     """The loss on logits of ``size`` (y, x): the logits themselves, and what cross entropy + Dice keep."""
-    kept = HALF * classes + LOSS_COPIES * SINGLE * classes
-    return Cost(saved=kept * pixels(size), transient=LOSS_TRANSIENT * classes * pixels(size))
+    return Cost(saved=(HALF + LOSS_COPIES * SINGLE) * classes * pixels(size))
+
+
+def gradients(channels: int, classes: int, size: tuple[int, int]) -> Cost:
+    """Where the backward pass begins, on ``channels`` maps of ``size`` (y, x).
+
+    A gradient goes in and one comes out, when what the loss on ``size`` kept is free again.
+    """
+    return Cost(transient=max(0, 2 * HALF * channels * pixels(size) - loss(classes, size).saved))
 
 
 def batch_data(size: tuple[int, int]) -> Cost:

@@ -1,4 +1,4 @@
-"""Planning rule of ENet (Paszke 2016, arXiv 1606.02147): number and dilation of its bottlenecks from the patch, and their cost."""
+"""Planning rule of ENet (Paszke 2016, arXiv 1606.02147): number and dilation of its bottlenecks, and what they cost."""
 
 from __future__ import annotations
 
@@ -14,11 +14,6 @@ DILATIONS = (2, 4, 8, 16)
 STAGES = (2, 3, 4)
 """Repetitions of the block of stage 2 that are tried: the paper has two."""
 ASYMMETRIC = 5
-RESIDUAL_BYTES = cost.SINGLE + cost.HALF
-"""Bytes per value of the sum that leaves an encoder bottleneck: kept as float32, and as bfloat16 for the next convolution.
-
-The initial block concatenates pooled float32 pixels, so that the encoder's main branch stays float32 under autocast.
-"""
 
 
 def divisor(size: Size, spacing: tuple[float, float]) -> Size:  # noqa: ARG001
@@ -81,23 +76,23 @@ def count(shape: ENetShape, patch: Size, classes: int, channels: int = 1) -> Cos
     total = cost.batch_data(patch) + _initial(channels, first, half)
     total += _down(first, second, quarter)
     for _ in range(shape.stage1):
-        total += _bottleneck(second, quarter, 0, RESIDUAL_BYTES)
+        total += _bottleneck(second, quarter, 0)
     total += _down(second, third, eighth)
     for _ in range(shape.stages):
         for number in range(len(shape.dilations)):
-            total += _bottleneck(third, eighth, shape.asymmetric if number % 2 else 0, RESIDUAL_BYTES)
-            total += _bottleneck(third, eighth, 0, RESIDUAL_BYTES)
+            total += _bottleneck(third, eighth, shape.asymmetric if number % 2 else 0)
+            total += _bottleneck(third, eighth, 0)
     total += _up(third, second, eighth, quarter)
-    total += _bottleneck(second, quarter, 0, cost.HALF) + _bottleneck(second, quarter, 0, cost.HALF)
+    total += _bottleneck(second, quarter, 0) + _bottleneck(second, quarter, 0)
     total += _up(second, first, quarter, half)
-    total += _bottleneck(first, half, 0, cost.HALF)
+    total += _bottleneck(first, half, 0)
     return total + cost.upsampling(first, classes, (2, 2), patch, bias=True) + cost.loss(classes, patch)
 
 
 def _initial(channels: int, width: int, size: Size) -> Cost:
-    """Convolution beside pooling: their concatenation (float32), its activation (float32, and bfloat16 for the next block)."""
+    """Convolution beside pooling, concatenated, batch norm, activation."""
     total = cost.convolution(channels, width - channels, (3, 3), size)
-    return total + Cost(2 * width, saved=(cost.SINGLE + RESIDUAL_BYTES) * width * cost.pixels(size))
+    return total + cost.norm(width, size)
 
 
 def _middle(inner: int, asymmetric: int, size: Size) -> Cost:
@@ -107,17 +102,17 @@ def _middle(inner: int, asymmetric: int, size: Size) -> Cost:
     return cost.convolution(inner, inner, (3, 3), size)
 
 
-def _bottleneck(width: int, size: Size, asymmetric: int, residual: int) -> Cost:
-    """Projection, middle, expansion; the sum with the main branch is kept in ``residual`` bytes a value."""
+def _bottleneck(width: int, size: Size, asymmetric: int) -> Cost:
+    """Projection, middle, expansion; the activated sum with the main branch is kept."""
     inner = width // PROJECTION
     total = cost.convolution(width, inner, (1, 1), size) + cost.norm(inner, size)
     total += _middle(inner, asymmetric, size) + cost.norm(inner, size)
-    return total + _expansion(inner, width, size, residual)
+    return total + _expansion(inner, width, size)
 
 
-def _expansion(inner: int, width: int, size: Size, residual: int) -> Cost:
+def _expansion(inner: int, width: int, size: Size) -> Cost:
     """1 x 1 convolution, batch norm, sum with the main branch, activation."""
-    total = cost.convolution(inner, width, (1, 1), size, saved=residual * width)
+    total = cost.convolution(inner, width, (1, 1), size, saved=cost.HALF * width)
     return total + cost.norm(width, size, activation=False)
 
 
@@ -126,7 +121,7 @@ def _down(channels: int, width: int, size: Size) -> Cost:
     inner = width // PROJECTION
     total = cost.convolution(channels, inner, (2, 2), size, saved=cost.INTEGER * channels) + cost.norm(inner, size)
     total += _middle(inner, 0, size) + cost.norm(inner, size)
-    return total + _expansion(inner, width, size, RESIDUAL_BYTES)
+    return total + _expansion(inner, width, size)
 
 
 def _up(channels: int, width: int, coarse: Size, fine: Size) -> Cost:
@@ -135,4 +130,4 @@ def _up(channels: int, width: int, coarse: Size, fine: Size) -> Cost:
     total = cost.convolution(channels, width, (1, 1), coarse) + cost.norm(width, coarse, activation=False)
     total += cost.convolution(channels, inner, (1, 1), coarse) + cost.norm(inner, coarse)
     total += cost.upsampling(inner, inner, (2, 2), fine) + cost.norm(inner, fine)
-    return total + _expansion(inner, width, fine, cost.HALF)
+    return total + _expansion(inner, width, fine)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from planning.otsu import otsu_threshold
 
 FORMAT_VERSION = 1
 PERCENTILES = (0.5, 5.0, 25.0, 50.0, 75.0, 95.0, 99.5)
@@ -22,9 +25,10 @@ PREFERRED_SOURCE = "expert"
 class SourceMeasurement:
     """The labels one source drew for one case.
 
-    ``extent_mm`` is the (y, x) bounding box of the foreground over all slices, in mm; ``intensity`` the image's ``PERCENTILES``
-    in the foreground; ``saturation`` the share (%) of the image's voxels darker than the foreground's 99th percentile. The three
-    are None where the labels are empty. ``label_slices`` counts slices with foreground, ``volumes_ml`` is by class name.
+    ``extent_mm`` is the (y, x) bounding box of the foreground over all slices, in mm; ``intensity`` the image's
+    ``PERCENTILES`` in the foreground; ``saturation`` the share (%) of the image's voxels darker than the foreground's 99th
+    percentile. The three are None where the labels are empty. ``label_slices`` counts slices with foreground,
+    ``volumes_ml`` is by class name.
     """
 
     label_slices: int
@@ -73,9 +77,10 @@ class Spread:
 class Fingerprint:
     """A data set as planning sees it.
 
-    ``subjects`` maps case ids to subjects. ``planning_source`` is the source whose heart extent the plan is made for (None: nothing
-    is labelled). ``summary`` holds the spread over the cases of ``spacing_{z,y,x}`` (mm), ``size_{z,y,x}`` (voxels),
-    ``fov_{y,x}`` (mm), ``heart_{y,x}`` (mm), ``label_slices`` and ``saturation`` (%); the last three only where something is labelled.
+    ``subjects`` maps case ids to subjects. ``planning_source`` is the source whose heart extent the plan is made for (None:
+    nothing is labelled). ``summary`` holds the spread over the cases of ``spacing_{z,y,x}`` (mm), ``size_{z,y,x}`` (voxels),
+    ``fov_{y,x}`` (mm) and, from the planning source where there is one, ``heart_{y,x}`` (mm), ``label_slices`` and
+    ``saturation`` (%).
     """
 
     dataset: str
@@ -126,19 +131,15 @@ class Fingerprint:
             raise ValueError(f"fingerprint is incomplete or has unknown fields ({error})") from error
 
     def hash(self) -> str:
-        """Hash of what a plan depends on: geometry of every case, and the planning source's extents and intensities.
+        """Hash of what a plan depends on: geometry of every case, and the planning source's extents and brightness.
 
         Adding a further label source therefore leaves plans, and the runs made with them, valid.
         """
         source = self.planning_source
+        drawn = [case.sources.get(source or "") for case in self.cases]
         measured = [
-            (
-                case.case_id,
-                case.shape,
-                case.spacing,
-                dataclasses.asdict(case.sources[source]) if source in case.sources else None,
-            )
-            for case in self.cases
+            (case.case_id, case.shape, case.spacing, item and (item.extent_mm, item.saturation))
+            for case, item in zip(self.cases, drawn, strict=True)
         ]
         values = [self.format_version, self.dataset, self.classes, source, measured, sorted(self.subjects.items())]
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
@@ -163,9 +164,10 @@ def measure_case(
 ) -> CaseMeasurement:
     """Measure one case.
 
-    ``image`` (Z, Y, X); ``labels`` one (Z, Y, X) array per source, possibly none, with values that index ``classes`` (background
-    first); ``spacing`` (z, y, x) in mm. Voxels that are NaN or infinite are left out of the intensities.
-    Raises ``ValueError`` on other shapes, label values without a class, spacings that are not positive, images without a finite voxel.
+    ``image`` (Z, Y, X); ``labels`` one (Z, Y, X) array per source, possibly none, with values that index ``classes``
+    (background first); ``spacing`` (z, y, x) in mm. Voxels that are NaN or infinite are left out of the intensities.
+    Raises ``ValueError`` on other shapes, label values without a class, spacings that are not positive, images without a
+    finite voxel.
     """
     if image.ndim != 3 or image.size == 0:
         raise ValueError(f"case {case_id}: the image has shape {image.shape}, expected (slices, rows, columns)")
@@ -215,7 +217,7 @@ def _measure_labels(
         volumes_ml=volumes,
         extent_mm=(float(rows[-1] - rows[0] + 1) * spacing[1], float(columns[-1] - columns[0] + 1) * spacing[2]),
         intensity=_percentiles(heart) if heart.size else None,
-        saturation=float(100.0 * np.mean(finite < np.percentile(heart, 99.0))) if heart.size else None,
+        saturation=round(float(100.0 * np.mean(finite < np.percentile(heart, 99.0))), 4) if heart.size else None,
     )
 
 
@@ -228,14 +230,15 @@ def build_fingerprint(
 ) -> Fingerprint:
     """Gather the cases' measurements; the result does not depend on their order.
 
-    ``subjects`` maps case ids to subjects. The planning source is ``expert`` if there is one, else the source with most cases.
+    ``subjects`` maps case ids to subjects. The planning source is ``expert`` if it labelled any case, else the source with
+    most cases.
     Raises ``ValueError`` without cases, on repeated case ids, or on a case without a subject.
     """
     cases = tuple(sorted(measurements, key=lambda case: case.case_id))
     if not cases:
         raise ValueError("a fingerprint needs at least one readable case")
-    ids = [case.case_id for case in cases]
-    if repeated := sorted({name for name in ids if ids.count(name) > 1}):
+    ids = Counter(case.case_id for case in cases)
+    if repeated := [name for name, count in ids.items() if count > 1]:
         raise ValueError(f"case ids occur more than once: {', '.join(repeated)}")
     if missing := [name for name in ids if name not in subjects]:
         raise ValueError(f"cases without a subject: {', '.join(missing)}")
@@ -294,22 +297,3 @@ def _spread(values: Sequence[float]) -> Spread:
 def _percentiles(values: NDArray[Any]) -> tuple[float, ...]:
     """``PERCENTILES`` of ``values``, rounded to four digits after the point: more are noise in a JSON file."""
     return tuple(round(float(value), 4) for value in np.percentile(values, PERCENTILES))
-
-
-def otsu_threshold(values: NDArray[Any], bins: int = 256) -> float:
-    """Threshold that maximises the variance between the two classes it makes (Otsu 1979, doi:10.1109/TSMC.1979.4310076).
-
-    ``values`` of any shape. The histogram spans the 0.5th to the 99.5th percentile, so that a few very bright voxels do not set
-    its bins. A constant array gives its value.
-    """
-    low, high = (float(value) for value in np.percentile(values, (0.5, 99.5)))
-    if high <= low:
-        return low
-    counts, edges = np.histogram(np.clip(values, low, high), bins=bins, range=(low, high))
-    centres = (edges[:-1] + edges[1:]) / 2
-    below = np.cumsum(counts)[:-1].astype(float)
-    above = counts.sum() - below
-    sums = np.cumsum(counts * centres)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        between = below * above * (sums[:-1] / below - (sums[-1] - sums[:-1]) / above) ** 2
-    return float(edges[int(np.nanargmax(between)) + 1])

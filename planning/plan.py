@@ -103,6 +103,32 @@ class Plan:
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def describe_plan(plan: Plan) -> str:
+    """The plan in words: a few lines for a terminal or a report."""
+    shape = plan.network
+    if isinstance(shape, ENetShape):
+        network = (
+            f"{shape.stage1} bottlenecks at a quarter, {shape.stages} x {2 * len(shape.dilations)} at an eighth, "
+            f"dilations {', '.join(str(value) for value in shape.dilations)}"
+        )
+    else:
+        network = f"{len(shape.strides) - 1} poolings, {1 + shape.deep_supervision} supervised outputs"
+    name = {"unet": "U-Net", "attention_unet": "Attention U-Net", "enet": "ENet"}[plan.architecture]
+    low, high = plan.clip_percentiles
+    return "\n".join(
+        [
+            f"{name} for {plan.dataset} on a {plan.target} "
+            f"(budgets: {plan.memory_gb:g} GB, {plan.gflops:g} GFLOPs per patch)",
+            f"  input     {plan.patch[0]} x {plan.patch[1]} pixels of {plan.spacing[0]:g} x {plan.spacing[1]:g} mm, "
+            f"intensities clipped at percentiles {low:g} and {high:g}",
+            f"  network   widths {', '.join(str(width) for width in shape.widths)}; {network}",
+            f"  cost      {plan.parameters / 1e6:.2f} M parameters, {plan.gflops_per_slice:.2f} GFLOPs per patch, "
+            f"{plan.memory_bytes / 1e9:.2f} GB in training",
+            f"  training  {plan.steps} steps of {plan.batch} slices, learning rate {plan.learning_rate:g}",
+        ]
+    )
+
+
 def _tuples(value: Any) -> Any:
     """JSON lists back to tuples, at every depth."""
     return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value

@@ -11,6 +11,7 @@ from planning import attention_unet, enet, topology, unet
 from planning.cost import Cost
 from planning.fingerprint import Fingerprint
 from planning.plan import ARCHITECTURES, ENetShape, Plan, UNetShape
+from planning.plan import describe_plan as describe_plan
 from planning.topology import Size
 
 TARGETS = ("cpu", "gpu")
@@ -63,7 +64,7 @@ RULES: dict[str, Rule] = {"unet": unet, "attention_unet": attention_unet, "enet"
 
 @dataclass(frozen=True)
 class Budget:
-    """What a network may use: ``gflops`` per patch, ``memory`` bytes for a training step, and the bytes ``taken`` beside it."""
+    """What a network may use: ``gflops`` per patch, ``memory`` bytes for a training step, beside ``taken`` bytes."""
 
     gflops: float
     memory: float
@@ -94,14 +95,11 @@ def make_plan(
 ) -> Plan:
     """Plan one architecture for a data set.
 
-    ``memory_gb`` (1e9 bytes) and ``gflops`` (1e9 operations of a forward pass of one patch, two per multiply-add) override what
-    ``target``, "cpu" or "gpu", allows. Raises ``ValueError`` on unknown names, and where a budget is too small: the message says
-    which, and the least that works.
+    ``memory_gb`` (1e9 bytes) and ``gflops`` (1e9 operations of a forward pass of one patch, two per multiply-add) override
+    what ``target``, "cpu" or "gpu", allows. Raises ``ValueError`` on unknown names, and where a budget is too small: the
+    message says which, and the least that works.
     """
-    if architecture not in ARCHITECTURES:
-        raise ValueError(f"there is no architecture {architecture!r}: choose from {', '.join(ARCHITECTURES)}")
-    if target not in TARGETS:
-        raise ValueError(f"there is no target {target!r}: choose from {', '.join(TARGETS)}")
+    _check_names(architecture, target)
     memory_gb = MEMORY_GB[target] if memory_gb is None else memory_gb
     gflops = GFLOPS[target] if gflops is None else gflops
     spacing, why_spacing = topology.target_spacing(fingerprint, target)
@@ -112,7 +110,6 @@ def make_plan(
     if chosen is None:
         raise ValueError(_infeasible(architecture, candidates, budget))
     batch, why_batch = _batch(fingerprint, architecture, target, chosen.cost, budget)
-    slices_seen = SLICES_SEEN[target][architecture]
     clip, why_clip = _clip(fingerprint)
     rule = RULES[architecture]
     plan = Plan(
@@ -126,7 +123,7 @@ def make_plan(
         patch=chosen.patch,
         divisor=rule.divisor(chosen.patch, spacing),
         batch=batch,
-        steps=math.ceil(slices_seen / batch),
+        steps=math.ceil(SLICES_SEEN[target][architecture] / batch),
         learning_rate=LEARNING_RATE[target][architecture],
         clip_percentiles=clip,
         augmentation="device",
@@ -144,8 +141,15 @@ def make_plan(
             **rule.explain(chosen.network, chosen.patch, spacing),
         },
     )
-    plan.reasons.update(_plain_reasons(plan, fingerprint, slices_seen))
+    plan.reasons.update(_plain_reasons(plan, fingerprint))
     return plan
+
+
+def _check_names(architecture: str, target: str) -> None:
+    if architecture not in ARCHITECTURES:
+        raise ValueError(f"there is no architecture {architecture!r}: choose from {', '.join(ARCHITECTURES)}")
+    if target not in TARGETS:
+        raise ValueError(f"there is no target {target!r}: choose from {', '.join(TARGETS)}")
 
 
 def _candidates(
@@ -163,23 +167,19 @@ def _patches(fingerprint: Fingerprint, target: str, spacing: tuple[float, float]
     """Patches in order of preference, each with its reason."""
     whole = topology.slice_size(fingerprint, spacing)
     rounded = topology.round_up(whole, rule.divisor(whole, spacing))
-    median = f"the median slice at the target spacing has {whole[0]} x {whole[1]} pixels"
-    heart = topology.heart_size(fingerprint, spacing)
-    if target == "gpu" or heart is None:
-        why = f"a whole slice: {median}, rounded up to the divisor"
-        yield rounded, why if heart else f"{why}; nothing is labelled, so the heart's place is unknown"
-    if heart is not None:
-        extent = [fingerprint.summary[f"heart_{axis}"].p95 for axis in "yx"]
-        wanted = topology.round_up(heart, rule.divisor(heart, spacing))
-        patch = (min(wanted[0], rounded[0]), min(wanted[1], rounded[1]))
-        # Cutting an axis to the slice may leave it at a size that the strides of the cut patch do not divide.
-        patch = topology.round_up(patch, rule.divisor(patch, spacing))
-        yield (
-            patch,
-            f"the heart: its extent is at most {extent[0]:.0f} x {extent[1]:.0f} mm in 95 % of the cases, with {topology.MARGIN_MM:g} "
-            f"mm on each side {heart[0]} x {heart[1]} pixels, rounded up to the divisor, at most a whole slice ({median}); "
-            "the network is convolutional and predicts whole slices all the same",
-        )
+    median = f"{topology.SLICE_SHARE:.0%} of the median slice are {whole[0]} x {whole[1]} pixels at the target spacing"
+    if target == "gpu":
+        yield rounded, f"a whole slice: {median}, rounded up to the divisor"
+    heart, why = topology.heart_size(fingerprint, spacing)
+    wanted = topology.round_up(heart, rule.divisor(heart, spacing))
+    patch = (min(wanted[0], rounded[0]), min(wanted[1], rounded[1]))
+    # Cutting an axis to the slice may leave it at a size that the strides of the cut patch do not divide.
+    patch = topology.round_up(patch, rule.divisor(patch, spacing))
+    yield (
+        patch,
+        f"the heart: {why}, rounded up to the divisor, at most a whole slice ({median}); "
+        "the network is convolutional and predicts whole slices all the same",
+    )
 
 
 def _batch(fingerprint: Fingerprint, architecture: str, target: str, cost: Cost, budget: Budget) -> tuple[int, str]:
@@ -203,8 +203,8 @@ def _clip(fingerprint: Fingerprint) -> tuple[tuple[float, float], str]:
         return (CLIP_LOW, CLIP_HIGH[1]), "nothing is labelled: the usual percentiles, which leave out a few extreme voxels"
     high = next((value for value in CLIP_HIGH if value >= saturation.p95), CLIP_HIGH[-1])
     return (CLIP_LOW, high), (
-        f"the heart's brightest percent begins at the {saturation.p95:.2f}th percentile of the volume or lower in 95 % of the "
-        f"cases: of {', '.join(f'{value:g}' for value in CLIP_HIGH)} the first that does not cut it (the last if all do)"
+        f"the heart's brightest percent begins at the {saturation.p95:.2f}th percentile of the volume or lower in 95 % of "
+        f"the cases: of {', '.join(f'{value:g}' for value in CLIP_HIGH)} the first that does not cut it (the last if all do)"
     )
 
 
@@ -242,8 +242,8 @@ def _infeasible(architecture: str, candidates: list[Candidate], budget: Budget) 
         )
     smallest = candidates[-1]
     return (
-        f"no {architecture} fits, not even with {smallest.base} feature maps on {smallest.patch[0]} x {smallest.patch[1]} pixels: "
-        + "; ".join(parts)
+        f"no {architecture} fits, not even with {smallest.base} feature maps on {smallest.patch[0]} x {smallest.patch[1]} "
+        f"pixels: {'; '.join(parts)}"
     )
 
 
@@ -253,53 +253,31 @@ def _stored_bytes(fingerprint: Fingerprint, spacing: tuple[float, float]) -> flo
     return STORED_BYTES * sum(areas) / (spacing[0] * spacing[1])
 
 
-def _plain_reasons(plan: Plan, fingerprint: Fingerprint, slices_seen: int) -> dict[str, str]:
+def _plain_reasons(plan: Plan, fingerprint: Fingerprint) -> dict[str, str]:
     """Reasons of the fields that are given, or follow from the others."""
 
     def budget(value: float, default: float) -> str:
         return f"default of target {plan.target}" if value == default else f"asked for, the default is {default:g}"
 
     stored = _stored_bytes(fingerprint, plan.spacing)
+    subjects = len(set(fingerprint.subjects.values()))
+    halvings = [value.bit_length() - 1 for value in plan.divisor]
+    where = f"for {plan.architecture} on a {plan.target}"
     return {
         "architecture": "asked for",
-        "dataset": f"name of the data set: {len(fingerprint.cases)} cases of {len(set(fingerprint.subjects.values()))} subjects",
+        "dataset": f"name of the data set: {len(fingerprint.cases)} cases of {subjects} subjects",
         "target": "asked for: it sets the default budgets, patch and schedule",
         "memory_gb": budget(plan.memory_gb, MEMORY_GB[plan.target])
         + f"; {RESERVED[plan.target] / 1e9:.2f} GB are set aside for the process and {stored / 1e9:.2f} GB for the data set",
         "gflops": budget(plan.gflops, GFLOPS[plan.target]),
         "classes": f"{len(plan.classes)} classes of the data set, background included",
-        "divisor": f"the network halves an axis {plan.divisor[0].bit_length() - 1} times in y, {plan.divisor[1].bit_length() - 1} in x",
-        "steps": f"{slices_seen} slices seen (planned for {plan.architecture} on a {plan.target}) / batch {plan.batch}",
-        "learning_rate": f"peak of AdamW's schedule, found by experiment for {plan.architecture} on a {plan.target}",
+        "divisor": f"the network halves an axis {halvings[0]} times in y, {halvings[1]} in x",
+        "steps": f"{SLICES_SEEN[plan.target][plan.architecture]} slices seen (the schedule {where}) / batch {plan.batch}",
+        "learning_rate": f"peak of AdamW's schedule, the schedule {where}",
         "augmentation": "batched on the device where the data live; no worker processes",
         "memory_bytes": f"peak of a training step at batch {plan.batch}: weights, gradients, two moments, moving average, "
         "activations in bfloat16 kept for the backward pass",
-        "gflops_per_slice": f"forward pass of one patch of {plan.patch[0]} x {plan.patch[1]}, two operations per multiply-add",
+        "gflops_per_slice": f"forward pass of one {plan.patch[0]} x {plan.patch[1]} patch, two operations per multiply-add",
         "parameters": f"weights of {asdict(plan.network)['widths']} feature maps, counted layer by layer",
         "fingerprint_hash": f"the fingerprint this plan was made from, by source {fingerprint.planning_source}",
     }
-
-
-def describe_plan(plan: Plan) -> str:
-    """The plan in words: a few lines for a terminal or a report."""
-    shape = plan.network
-    if isinstance(shape, ENetShape):
-        network = (
-            f"{shape.stage1} bottlenecks at a quarter, {shape.stages} x {2 * len(shape.dilations)} at an eighth, "
-            f"dilations {', '.join(str(value) for value in shape.dilations)}"
-        )
-    else:
-        network = f"{len(shape.strides) - 1} poolings, {1 + shape.deep_supervision} supervised outputs"
-    name = {"unet": "U-Net", "attention_unet": "Attention U-Net", "enet": "ENet"}[plan.architecture]
-    low, high = plan.clip_percentiles
-    return "\n".join(
-        [
-            f"{name} for {plan.dataset} on a {plan.target} (budgets: {plan.memory_gb:g} GB, {plan.gflops:g} GFLOPs per patch)",
-            f"  input     {plan.patch[0]} x {plan.patch[1]} pixels of {plan.spacing[0]:g} x {plan.spacing[1]:g} mm, "
-            f"intensities clipped at percentiles {low:g} and {high:g}",
-            f"  network   widths {', '.join(str(width) for width in shape.widths)}; {network}",
-            f"  cost      {plan.parameters / 1e6:.2f} M parameters, {plan.gflops_per_slice:.2f} GFLOPs per patch, "
-            f"{plan.memory_bytes / 1e9:.2f} GB in training",
-            f"  training  {plan.steps} steps of {plan.batch} slices, learning rate {plan.learning_rate:g}",
-        ]
-    )

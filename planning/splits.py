@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -54,8 +55,8 @@ class Splits:
     def from_json(values: dict[str, Any]) -> Splits:
         """Rebuild splits, for example edited by hand.
 
-        Raises ``ValueError`` when the version or the fields do not fit, a subject is on both sides of a fold, is not validated
-        exactly once, or is missing from a fold.
+        Raises ``ValueError`` when the version or the fields do not fit, a subject is on both sides of a fold, is not
+        validated exactly once, or is missing from a fold.
         """
         version = values.get("format_version")
         if version != FORMAT_VERSION:
@@ -68,7 +69,7 @@ class Splits:
             raise ValueError(f"splits are incomplete ({error})") from error
         splits = Splits(validation, seed)
         everyone = splits.subjects
-        if twice := sorted({subject for subject in everyone if everyone.count(subject) > 1}):
+        if twice := sorted(subject for subject, count in Counter(everyone).items() if count > 1):
             raise ValueError(f"subjects validated more than once: {', '.join(twice)}")
         for fold, (left, right) in enumerate(zip(train, validation, strict=True)):
             if both := sorted(left & set(right)):
@@ -85,9 +86,9 @@ class Splits:
 def make_splits(subjects: Mapping[str, str | None], folds: int = FOLDS, seed: int = SEED) -> Splits:
     """Deal the subjects, given with their group (None: no group known), to ``folds`` folds.
 
-    Each group is shuffled and the groups are dealt one after the other like cards, each going on where the last one stopped: so the
-    folds differ by at most one subject, in every group and in all. The shuffle sorts by a hash of seed and name, which
-    makes it independent of the order of ``subjects`` and of library versions.
+    Each group is shuffled, and the groups are dealt one after the other like cards, each going on where the last one
+    stopped: so the folds differ by at most one subject, in every group and in all. The shuffle sorts by a hash of seed and
+    name, which makes it independent of the order of ``subjects`` and of library versions.
     Raises ``ValueError`` for fewer than two folds or fewer subjects than folds.
     """
     if folds < 2:

@@ -79,8 +79,7 @@ def backbone(shape: UNetShape, patch: Size, classes: int, channels: int) -> Cost
     for level in range(shape.deep_supervision + 1):
         total += cost.convolution(widths[level], classes, (1, 1), maps[level], bias=True)
         total += cost.loss(classes, maps[level])
-    # The backward pass begins with a gradient of the finest maps going in and one coming out.
-    return total + Cost(transient=2 * widths[0] * cost.HALF * cost.pixels(patch))
+    return total + cost.gradients(widths[0], classes, patch)
 
 
 def _stage(inputs: int, width: int, convolutions: int, size: Size) -> Cost:

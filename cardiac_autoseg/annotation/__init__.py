@@ -1,1 +1,1 @@
-
+"""Label sources: who drew what, and simulated annotators."""

@@ -59,8 +59,6 @@ def _work(values: argparse.Namespace) -> int:
         expected = {case_id: path for case_id, path in expected.items() if path.is_file()}
     workers = values.workers or len(os.sched_getaffinity(0))
     evaluation = evaluate_files(workspace, dataset, values.gt, expected, _complain, workers)
-    if not evaluation.cases:
-        raise UserError(f"no case of {folder} could be scored, for the reasons above")
     output = Path(values.output).expanduser() if values.output else folder
     write_evaluation(output, evaluation)
     _print(evaluation)

@@ -55,13 +55,11 @@ def _work(values: argparse.Namespace) -> int:
     keep = values.save_probabilities
     present = [] if values.overwrite else [source for source, target in outputs.items() if done(target, keep)]
     if present:
-        print(
-            f"{len(present)} of {len(outputs)} files have an output in {output} already: skipped (redo them with --overwrite)"
-        )
+        print(f"{len(present)} of {len(outputs)} files have an output in {output}: skipped (redo them with --overwrite)")
     todo = {source: target for source, target in outputs.items() if source not in present}
     if not todo:
         return common.OK
-    bundle = find_bundle(_workspace(values.workspace, values.model), values.model)
+    bundle = find_bundle(_workspace(values.workspace), values.model)
     model = load_model(bundle, values.device, values.fast)
     images = len(flip_axes(model.flips))
     print(
@@ -84,16 +82,15 @@ def _work(values: argparse.Namespace) -> int:
     return common.SOME_FAILED if failed else common.OK
 
 
-def _workspace(given: str | None, model: str | None) -> Workspace | None:
-    """The workspace, or None where none is needed to find ``model``."""
+def _workspace(given: str | None) -> Workspace | None:
+    """The workspace to look for models in, or None where there is none."""
     from cardiac_autoseg.errors import UserError
     from cardiac_autoseg.workspace import find_workspace
 
-    if given is not None:
-        return find_workspace(given)
     try:
-        return find_workspace()
+        return find_workspace(given)
     except UserError:
-        if model is None:
+        # A model needs no workspace, so it must not be the workspace that the user is told about.
+        if given is not None:
             raise
         return None

@@ -21,7 +21,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="PATH",
         help="evaluation.json files, or folders that hold one, to report instead",
     )
-    parser.add_argument("-o", "--output", metavar="FILE", help="the page to write; without it reports/report.html in the workspace")
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", help="the page to write; without it reports/report.html in the workspace"
+    )
     return common.run(parser, _work, arguments)
 
 
@@ -33,7 +35,10 @@ def _work(values: argparse.Namespace) -> int:
 
     output = Path(values.output) if values.output else None
     path = build_report(
-        find_workspace(values.workspace), output, [Path(name) for name in values.evaluation], lambda line: print(line, flush=True)
+        find_workspace(values.workspace),
+        output,
+        [Path(name) for name in values.evaluation],
+        lambda line: print(line, flush=True),
     )
     print(f"report: {path} ({path.stat().st_size / 1e6:.1f} MB)")
     return common.OK

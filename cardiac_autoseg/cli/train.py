@@ -15,15 +15,21 @@ def build_parser() -> argparse.ArgumentParser:
     """The options of ``cas_train``."""
     parser = common.make_parser("Train one fold of one architecture for one annotation source; the same command resumes it.")
     parser.add_argument("architecture", choices=("unet", "attention_unet", "enet"), help="architecture")
-    parser.add_argument("fold", choices=("0", "1", "2", "3", "4", "all"), help="fold to validate on, or all: train on everything")
+    parser.add_argument(
+        "fold", choices=("0", "1", "2", "3", "4", "all"), help="fold to validate on, or all: train on everything"
+    )
     parser.add_argument("--gt", default="expert", metavar="SOURCE", help="annotation source to train on")
     parser.add_argument("--loss", default="ce_dice", help="ce, dice, ce_dice, tversky, focal, topk, boundary or gce")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, order and augmentation")
     parser.add_argument("--steps", type=int, help="optimiser steps instead of the plan's")
     parser.add_argument("--device", help="torch device, e.g. cpu, cuda:1 (default: a GPU if there is one)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
-    parser.add_argument("--reference", metavar="SOURCE", help="source to score against (default: expert if there is one, else --gt)")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="change one number of the recipe; recorded")
+    parser.add_argument(
+        "--reference", metavar="SOURCE", help="source to score against (default: expert if there is one, else --gt)"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="change one number of the recipe; recorded"
+    )
     parser.add_argument("--checkpoint-minutes", type=float, default=3.0, help="minutes between checkpoints")
     parser.add_argument("--restart", action="store_true", help="throw away what the run has and train it anew")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")

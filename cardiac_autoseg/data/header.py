@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import struct
 import zlib
@@ -9,19 +10,27 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
+
 from cardiac_autoseg.errors import UserError
 
 SUFFIXES = (".nii.gz", ".nii")
-_CHUNK = 1 << 22
+_CHUNK = 1 << 22  # A multiple of the size of any voxel type.
 
 
 @dataclass(frozen=True)
 class Header:
-    """The part of a NIfTI header that says how many voxels follow: ``dimensions`` in (x, y, z, t, …) order."""
+    """The part of a NIfTI header that says how many voxels follow: ``dimensions`` in (x, y, z, t, …) order.
+
+    ``real`` is the numpy type of the voxels if they are real numbers, else "". ``not_finite`` counts NaN and infinite
+    voxels, which the NIfTI library beneath ITK turns into zeros without a word; only :func:`verify` knows it.
+    """
 
     dimensions: tuple[int, ...]
     bits: int
     offset: int
+    real: str = ""
+    not_finite: int = 0
 
     @property
     def length(self) -> int:
@@ -46,7 +55,7 @@ def is_nifti(path: Path) -> bool:
 
 
 def verify(path: Path) -> Header:
-    """Read the whole file once: header, checksum of the compression, number of bytes.
+    """Read the whole file once: header, checksum of the compression, number of bytes, NaN and infinite values.
 
     Returns the header. Raises :class:`UserError` if the file is missing, not permitted, not NIfTI, damaged or cut short.
     A file that did not change since is not read again.
@@ -72,7 +81,7 @@ def read_header(path: Path) -> Header:
 
 
 @lru_cache(maxsize=4096)
-def _verify(path: Path, size: int, _modified: int) -> Header:
+def _verify(path: Path, _size: int, _modified: int) -> Header:
     """What :func:`verify` does; size and time of change make the key under which the answer is kept."""
     if not path.name.lower().endswith(SUFFIXES):
         raise UserError(f"{path} is not named .nii or .nii.gz: convert it to NIfTI first")
@@ -81,11 +90,14 @@ def _verify(path: Path, size: int, _modified: int) -> Header:
             # The content decides, not the name: some tools write plain NIfTI into a file called .nii.gz.
             packed = raw.read(2) == b"\x1f\x8b"
         with gzip.open(path, "rb") if packed else path.open("rb") as stream:
-            start = stream.read(544)
-            header = _parse(path, start)
-            length = len(start) if packed else size
-            while packed and (chunk := stream.read(_CHUNK)):
+            header = _parse(path, stream.read(544))
+            stream.seek(header.offset)
+            length, bad = header.offset, 0
+            while chunk := stream.read(_CHUNK):
                 length += len(chunk)
+                if header.real:
+                    values = np.frombuffer(chunk, header.real, len(chunk) // (header.bits // 8))
+                    bad += values.size - int(np.count_nonzero(np.isfinite(values)))
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(f"{path} is damaged or cut short ({error}): copy or download it again") from error
     except OSError as error:
@@ -95,7 +107,7 @@ def _verify(path: Path, size: int, _modified: int) -> Header:
         raise UserError(f"{path} is {written}, contrary to its name: rename it to {'.nii.gz' if packed else '.nii'}")
     if length < header.length:
         raise UserError(f"{path} is cut short ({length} of {header.length} bytes): copy or download it again")
-    return header
+    return dataclasses.replace(header, not_finite=bad)
 
 
 def _parse(path: Path, start: bytes) -> Header:
@@ -103,17 +115,21 @@ def _parse(path: Path, start: bytes) -> Header:
     for order in "<>":
         if len(start) >= 348 and struct.unpack_from(order + "i", start)[0] == 348 and start[344:347] == b"n+1":
             dimensions = struct.unpack_from(order + "8h", start, 40)
-            bits, offset = struct.unpack_from(order + "h", start, 72)[0], int(struct.unpack_from(order + "f", start, 108)[0])
+            kind, bits = struct.unpack_from(order + "2h", start, 70)
+            offset = struct.unpack_from(order + "f", start, 108)[0]
             break
         if len(start) >= 540 and struct.unpack_from(order + "i", start)[0] == 540 and start[4:7] == b"n+2":
             dimensions = struct.unpack_from(order + "8q", start, 16)
-            bits, offset = struct.unpack_from(order + "h", start, 14)[0], struct.unpack_from(order + "q", start, 168)[0]
+            kind, bits = struct.unpack_from(order + "2h", start, 12)
+            offset = struct.unpack_from(order + "q", start, 168)[0]
             break
     else:
         raise UserError(
             f"{path} is not a NIfTI file ({len(start)} bytes read, no NIfTI header): convert or download it again"
         )
     count = dimensions[0]
-    if not 1 <= count <= 7 or min(dimensions[1 : 1 + count]) < 1:
+    if not 1 <= count <= 7 or min(dimensions[1 : 1 + count]) < 1 or not 0 <= offset < 1 << 31:
         raise UserError(f"{path} has a broken NIfTI header (dimensions {dimensions}): export or download it again")
-    return Header(tuple(dimensions[1 : 1 + count]), bits, offset)
+    # Types 16 and 64 of the standard.
+    real = {(16, 32): f"{order}f4", (64, 64): f"{order}f8"}.get((kind, bits), "")
+    return Header(tuple(dimensions[1 : 1 + count]), bits, int(offset), real)

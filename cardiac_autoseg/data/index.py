@@ -28,7 +28,8 @@ class Case:
     """One 3D short-axis volume: one frame of one subject.
 
     ``image_frame`` is the 0-based frame within a 4D image file, ``frame`` the 1-based frame number the data set records;
-    ``phase`` is "ED", "ES" or None. Paths are absolute, or relative to the workspace.
+    ``phase`` is "ED", "ES" or None. Paths are absolute, or relative to the workspace. ``twin_of`` is another subject whose
+    image this is again (one person under two names, as patient076 of ACDC is patient074): folds must not part the two.
     """
 
     id: str
@@ -41,6 +42,12 @@ class Case:
     height_cm: float | None = None
     weight_kg: float | None = None
     labels: dict[str, LabelRef] = field(default_factory=dict)
+    twin_of: str | None = None
+
+    @property
+    def person(self) -> str:
+        """What folds must not split: the subject, or the one it is a twin of."""
+        return self.twin_of or self.subject
 
 
 @dataclass(frozen=True)

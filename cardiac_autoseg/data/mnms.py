@@ -7,14 +7,15 @@ from pathlib import Path
 
 from cardiac_autoseg.data.header import is_nifti
 from cardiac_autoseg.data.index import Case, Dataset, LabelRef, Source
-from cardiac_autoseg.data.parsing import Skip, positive, read_table, refuse, whole
+from cardiac_autoseg.data.parsing import Skip, positive, read_table, refuse, table_columns, whole
 from cardiac_autoseg.errors import UserError
 from cardiac_autoseg.workspace import Workspace
 
 VALUES = {0: "background", 1: "LV", 2: "MYO", 3: "RV"}
 """In both data sets; the other way round than in ACDC."""
 LOOKED_FOR = "a csv table with a column 'External code' (M&Ms) or SUBJECT_CODE (M&Ms-2), here or one folder up or down"
-_CODES = ("external code", "subject_code")
+_ENDINGS = {"external code": "_sa", "subject_code": "_SA_ED"}
+"""The column of codes in the table of M&Ms and of M&Ms-2, and how names of images end there."""
 
 
 def _tables(source: Path) -> Iterator[Path]:
@@ -26,20 +27,17 @@ def _tables(source: Path) -> Iterator[Path]:
 def find_table(source: Path) -> tuple[Path, str] | None:
     """The table and the name of its code column (lower case), None if there is none."""
     for path in _tables(source):
-        try:
-            rows = read_table(path)
-        except UserError:
-            # Some other csv.
-            continue
-        for column in _CODES:
-            if rows and column in rows[0]:
+        columns = table_columns(path)
+        for column in _ENDINGS:
+            if column in columns:
                 return path, column
     return None
 
 
 def matches(source: Path) -> bool:
     """Whether ``source`` is laid out like M&Ms or M&Ms-2."""
-    return find_table(source) is not None and next(_images(source, "_sa*"), None) is not None
+    found = find_table(source)
+    return found is not None and next(_images(source, _ENDINGS[found[1]]), None) is not None
 
 
 def import_mnms(source: Path, workspace: Workspace, gt: str = "expert", skip: Skip = refuse) -> Dataset:
@@ -60,7 +58,7 @@ def import_mnms(source: Path, workspace: Workspace, gt: str = "expert", skip: Sk
     second = column == "subject_code"
     cases: list[Case] = []
     seen: dict[str, Path] = {}
-    for image in _images(source, "_SA_ED" if second else "_sa"):
+    for image in _images(source, _ENDINGS[column]):
         code = image.name[: image.name.lower().rindex("_sa")]
         row = rows.get(code) or rows.get(code.lstrip("0"))
         if code in seen:

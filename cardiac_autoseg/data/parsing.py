@@ -117,15 +117,25 @@ def read_table(path: Path) -> list[dict[str, str]]:
     Raises :class:`UserError` if the file cannot be read.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read ({error}): save it as UTF-8 csv") from error
-    lines = text.splitlines()
-    if not lines:
-        return []
-    delimiter = max(",;\t", key=lines[0].count)
-    rows = csv.DictReader(lines, delimiter=delimiter)
+    rows = csv.DictReader(lines, delimiter=_delimiter(lines[0])) if lines else []
     return [{(key or "").strip().lower(): (value or "").strip() for key, value in row.items() if key} for row in rows]
+
+
+def table_columns(path: Path) -> tuple[str, ...]:
+    """The header of a table as :func:`read_table` names it, empty if there is none; the rest of the file is not read."""
+    try:
+        with path.open(encoding="utf-8-sig") as stream:
+            line = stream.readline(1 << 16)
+    except (OSError, UnicodeDecodeError):
+        return ()
+    return tuple(name.strip().lower() for name in next(csv.reader([line], delimiter=_delimiter(line)), []))
+
+
+def _delimiter(header: str) -> str:
+    return max(",;\t", key=header.count)
 
 
 def positive(text: str | None) -> float | None:

@@ -70,7 +70,7 @@ class Cine:
 
 
 def read_volume(path: Path, frame: int | None = None) -> Volume:
-    """Read a 3D file, or the 0-based ``frame`` of a 4D file, as float32 (Z, Y, X).
+    """Read a 3D file, or the 0-based ``frame`` of a 4D file, as float32 (Z, Y, X). NaN and infinite values read as 0.
 
     Raises :class:`UserError` if the file is unreadable, damaged, not 3D or 4D, or 4D without ``frame``.
     """
@@ -95,6 +95,9 @@ def read_labels(path: Path, values: Mapping[int, str], labels: Mapping[str, int]
     """
     path = Path(path)
     volume = _read_frame(path, frame)
+    not_finite = verify(path).not_finite
+    if not_finite:
+        raise UserError(f"{path} has {not_finite} NaN or infinite values among its labels: correct the file")
     missing = sorted(set(values.values()) - set(labels))
     if missing:
         raise UserError(f"{path}: its values are said to mean {', '.join(missing)}, but the classes are {', '.join(labels)}")
@@ -102,7 +105,7 @@ def read_labels(path: Path, values: Mapping[int, str], labels: Mapping[str, int]
     unknown = []
     for value in np.unique(volume.array):
         # Some tools store labels as scaled floats, 2.0000001 for 2.
-        whole = round(float(value)) if np.isfinite(value) and abs(value - np.round(value)) < 1e-3 else None
+        whole = round(float(value)) if abs(value - np.round(value)) < 1e-3 else None
         if whole is not None and whole in values:
             result[volume.array == value] = labels[values[whole]]
         elif whole != 0:

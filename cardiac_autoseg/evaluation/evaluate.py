@@ -114,7 +114,7 @@ def evaluate_arrays(
 ) -> Evaluation:
     """Score volumes in memory: ``cases`` gives meta, prediction, reference (Z, Y, X) and spacing (z, y, x) in mm of each.
 
-    A case that cannot be scored is in ``failed`` of the result.
+    A case that cannot be scored is in ``failed`` of the result. Raises :class:`UserError` when none can.
     """
     results: list[CaseResult] = []
     failed: list[Failure] = []
@@ -138,7 +138,8 @@ def evaluate_files(
 
     ``predictions`` maps the ids of the cases that are to be scored to label files with the values of ``dataset.labels``, in
     the geometry of the original image. Cases whose file is missing, unreadable or of another geometry are told to ``report``
-    and are in ``failed`` of the result; the others go on. Raises :class:`UserError` if ``source`` is unknown.
+    and are in ``failed`` of the result; the others go on. Raises :class:`UserError` if ``source`` is unknown, or no case
+    can be scored.
     """
     labelled = {case.id: case for case in dataset.labelled(source)}
     results: list[CaseResult] = []

@@ -89,7 +89,7 @@ class Evaluation:
     reclassification: tuple[Row, ...]
     levels: tuple[Row, ...]
     level_summary: tuple[Row, ...]
-    mean_dice: float | None
+    mean_dice: float
     failed: tuple[Row, ...] = ()
     notes: tuple[str, ...] = ()
     reference: str = ""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cardiac_autoseg.errors import UserError
 from cardiac_autoseg.evaluation.agreement import bland_altman, ef_reclassification, icc_2_1, pearson
 from cardiac_autoseg.evaluation.clinical import clinical_indices, unit
 from cardiac_autoseg.evaluation.levels import LEVELS
@@ -20,8 +21,11 @@ METRICS = ("dice", "hd", "hd95", "assd")
 def summarise(results: Sequence[CaseResult], failed: Sequence[Failure] = (), reference: str = "") -> Evaluation:
     """All tables of an evaluation from the scores of its cases; ``reference`` names what was compared with.
 
-    The order of the cases does not matter. Without cases the tables are empty and ``mean_dice`` is None.
+    The order of the cases does not matter. Raises :class:`UserError` when no case was scored.
     """
+    if not results:
+        reason = f": {failed[0].case_id}: {failed[0].reason}" if failed else ""
+        raise UserError(f"no case could be scored against {reference or 'the reference'}{reason}")
     results = sorted(results, key=lambda result: result.meta.case_id)
     cases = [
         {**dataclasses.asdict(result.meta), **dataclasses.asdict(score)} for result in results for score in result.structures
@@ -59,7 +63,7 @@ def summarise(results: Sequence[CaseResult], failed: Sequence[Failure] = (), ref
             for structure in structures
             for phase, rows in _by_phase([row for row in levels if row["level"] == level and row["structure"] == structure])
         ),
-        mean_dice=_mean([row["dice"] for row in cases]),
+        mean_dice=float(np.mean([row["dice"] for row in cases])),
         failed=tuple(dataclasses.asdict(failure) for failure in failed),
         notes=tuple(notes),
         reference=reference,

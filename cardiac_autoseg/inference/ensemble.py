@@ -1,232 +1,198 @@
-"""Which of the finished runs, together, make the best model: decided by cross-validation, written as a bundle.
-
-Each subject is predicted only by networks that never saw it: the probabilities that every run stored for its validation
-patients. Choices are made against the source the runs were trained on, so that no other source's labels enter a model.
-"""
+"""Which of the finished runs, together, make the best model: chosen by cross-validation and written as a bundle."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import safetensors.torch
-import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import Tensor
 
 from cardiac_autoseg.bundle import Bundle, Member, save_bundle
-from cardiac_autoseg.data.index import Case, Dataset, load_dataset
+from cardiac_autoseg.data.index import Case
 from cardiac_autoseg.data.load import load_labels
-from cardiac_autoseg.data.volume import Volume
 from cardiac_autoseg.errors import UserError
 from cardiac_autoseg.evaluation.evaluate import evaluate_case
-from cardiac_autoseg.evaluation.overlap import dice_of_sizes, joint_counts, sizes
-from cardiac_autoseg.evaluation.results import CaseMeta, CaseResult, Evaluation, Failure, write_evaluation
+from cardiac_autoseg.evaluation.results import CaseMeta, CaseResult, Evaluation, write_evaluation
 from cardiac_autoseg.evaluation.summary import summarise
-from cardiac_autoseg.files import read_json
+from cardiac_autoseg.inference.crossvalidation import (
+    Combination,
+    FinishedRun,
+    Pool,
+    Report,
+    Score,
+    held_out_labels,
+    over_cases,
+    score_combinations,
+    score_postprocessing,
+)
 from cardiac_autoseg.inference.postprocessing import POSTPROCESSING
-from cardiac_autoseg.inference.predictor import probabilities_to_grid
-from cardiac_autoseg.preprocessing.store import PreprocessedStore, in_threads
-from cardiac_autoseg.workspace import RunKey, Workspace
-from planning.plan import Plan
-from planning.splits import Splits
+from cardiac_autoseg.preprocessing.store import PreprocessedStore
 
 MOST_COMBINED = 5
 """Combinations are tried among this many of the best configurations: 31 of them at most."""
 
-Configuration = tuple[str, str]
-"""(architecture, loss)"""
-Combination = tuple[Configuration, ...]
-Dices = NDArray[np.float64]
-"""(cases, classes without background)"""
-Report = Callable[[str], None]
-
 
 @dataclass(frozen=True)
-class FinishedRun:
-    """A run that is done, with its plan and the axes that its validation mirrored."""
+class Choice:
+    """What cross-validation says: every score (best first), what was chosen, mean Dice by postprocessing."""
 
-    key: RunKey
-    folder: Path
-    plan: Plan
-    flips: tuple[int, ...]
-
-    @property
-    def configuration(self) -> Configuration:
-        """What the run is compared by."""
-        return self.key.architecture, self.key.loss
+    scores: tuple[Score, ...]
+    best: Score
+    postprocessing: str
+    postprocessing_scores: dict[str, float]
 
 
-@dataclass(frozen=True)
-class Score:
-    """Cross-validated Dice of a combination: mean over the cases, by class and over all classes."""
+def choose(pool: Pool, report: Report) -> Choice:
+    """Score every configuration, the combinations of the best ones, and postprocessings; choose by mean Dice.
 
-    combination: Combination
-    folds: tuple[str, ...]
-    cases: int
-    by_class: dict[str, float]
-    mean: float
-
-    @property
-    def name(self) -> str:
-        """For tables: "unet ce_dice + enet ce_dice"."""
-        return " + ".join(" ".join(configuration) for configuration in self.combination)
-
-
-@dataclass(frozen=True)
-class Pool:
-    """The runs to choose from, and the cases (by fold) that they can be scored on."""
-
-    workspace: Workspace
-    dataset: Dataset
-    gt: str
-    runs: tuple[FinishedRun, ...]
-    cases: dict[str, tuple[Case, ...]]
-    folds: tuple[str, ...]
-    """Folds that every configuration in ``compared`` has."""
-    missing: tuple[str, ...]
-    compared: tuple[Configuration, ...]
-
-    def runs_of(self, combination: Combination, fold: str) -> list[FinishedRun]:
-        """All runs of some configurations for one fold."""
-        return [run for run in self.runs if run.key.fold == fold and run.configuration in combination]
-
-    def fold_of(self, case: Case) -> str:
-        """The fold that validates on a case."""
-        return next(fold for fold, cases in self.cases.items() if case in cases)
+    Of equals the smaller combination is chosen. Postprocessing is used only if it does not lower the mean Dice; of equals
+    the one that cleans most. The score of the winner is a little optimistic, as the same patients chose it.
+    """
+    configurations = list(dict.fromkeys(run.configuration for run in pool.runs))
+    singles = score_combinations(pool, [(item,) for item in configurations], report)
+    ranked = sorted(
+        (score for score in singles if score.combination[0] in pool.compared), key=lambda score: (-score.mean, score.name)
+    )
+    top = [score.combination[0] for score in ranked[:MOST_COMBINED]]
+    combinations: list[Combination] = [
+        members for count in range(2, len(top) + 1) for members in itertools.combinations(top, count)
+    ]
+    if combinations:
+        report(f"scoring {len(combinations)} combination(s)")
+    combined = score_combinations(pool, combinations, report) if combinations else []
+    best = min([*ranked, *combined], key=lambda score: (-score.mean, len(score.combination)))
+    cleaned = score_postprocessing(pool, best.combination, report)
+    names = list(POSTPROCESSING)
+    chosen = max(names, key=lambda name: (cleaned[name], names.index(name)))
+    scores = sorted([*singles, *combined], key=lambda score: -score.mean)
+    return Choice(tuple(scores), best, chosen, cleaned)
 
 
-def collect(
-    workspace: Workspace,
-    gt: str,
+def evaluate_held_out(pool: Pool, choice: Choice, reference: str, report: Report) -> Evaluation:
+    """The full evaluation, against the source ``reference``, of what the chosen networks say on unseen patients."""
+    clean = POSTPROCESSING[choice.postprocessing]
+
+    def work(case: Case) -> CaseResult:
+        expected = load_labels(pool.workspace, pool.dataset, case, reference)
+        size = (expected.array.shape[1], expected.array.shape[2])
+        labels = clean(held_out_labels(pool, choice.best.combination, case, size), pool.dataset.labels)
+        meta = CaseMeta(case.id, case.subject, case.phase, case.group)
+        return evaluate_case(labels, expected.array, expected.geometry.spacing_zyx, meta, pool.dataset.labels)
+
+    done = over_cases(work, [case for case in pool.scored if reference in case.labels], report)
+    return summarise(list(done.values()), reference=reference)
+
+
+def write_bundle(
+    pool: Pool,
+    choice: Choice,
+    name: str,
+    licence: str,
     report: Report,
-    architectures: Sequence[str] = (),
-    losses: Sequence[str] = (),
-    seeds: Sequence[int] = (),
-) -> Pool:
-    """The finished runs for one source; empty filters mean all. Raises :class:`UserError` if there are none.
+    evaluation: Evaluation | None = None,
+    as_zip: bool = False,
+) -> Path:
+    """Write the chosen networks as the workspace's bundle ``name``, with ``evaluation`` in it; ``as_zip``: also as a zip.
 
-    What is left out, and why, is told to ``report``.
+    Members are in order of their configuration's score. Returns the bundle's folder. Raises :class:`UserError` if weights
+    cannot be read.
     """
-    dataset = load_dataset(workspace.dataset)
-    dataset.labelled(gt)
-    try:
-        splits = Splits.from_json(read_json(workspace.splits, "Run cas_plan_and_preprocess first."))
-    except ValueError as error:
-        raise UserError(f"{workspace.splits}: {error}") from error
-    wanted = [
-        (key, folder)
-        for key, folder in workspace.runs()
-        if key.gt == gt
-        and (not architectures or key.architecture in architectures)
-        and (not losses or key.loss in losses)
-        and (not seeds or key.seed in seeds)
-    ]
-    runs = [run for key, folder in wanted if (run := _finished(key, folder, splits, report)) is not None]
-    if not runs:
-        raise UserError(
-            f"{workspace.root} has no finished run with a validation fold for --gt {gt} and these filters: see cas_status"
-        )
-    folds: dict[Configuration, set[str]] = {}
-    for run in runs:
-        folds.setdefault(run.configuration, set()).add(run.key.fold)
-    # All are compared on the same patients: those of the folds that the most complete configuration has.
-    common = max(folds.values(), key=lambda own: (len(own), sum(own <= other for other in folds.values()), sorted(own)))
-    compared = tuple(configuration for configuration, own in folds.items() if common <= own)
-    for configuration, own in folds.items():
-        if configuration not in compared:
-            lacking = ", ".join(sorted(common - own))
-            report(f"{' '.join(configuration)} lacks fold {lacking}: it is scored on its own folds, but not chosen")
-    missing = tuple(str(fold) for fold in range(splits.folds) if str(fold) not in common)
-    if missing:
-        report(f"fold {', '.join(missing)} missing: the scores are those of fold {', '.join(sorted(common))} only")
-    cases = {
-        str(fold): tuple(case for case in dataset.cases if gt in case.labels and case.subject in splits.val(fold))
-        for fold in range(splits.folds)
+    order = {score.combination: number for number, score in enumerate(choice.scores)}
+    runs = [run for run in pool.runs if run.configuration in choice.best.combination]
+    runs.sort(key=lambda run: (order[(run.configuration,)], run.key.fold, run.key.seed))
+    flips = runs[0].flips
+    if any(run.flips != flips for run in runs):
+        report(f"the runs differ in the axes they mirror; the bundle mirrors those of the best, {flips or 'none'}")
+    plans = {run.plan.hash(): run.plan for run in runs}
+    bundle = Bundle(
+        name=name,
+        labels=dict(pool.dataset.labels),
+        plans=plans,
+        members=tuple(
+            Member(run.key.architecture, run.key.loss, run.key.gt, run.key.fold, run.key.seed, run.plan.hash())
+            for run in runs
+        ),
+        postprocessing=choice.postprocessing,
+        flips=flips,
+        training_data=training_data(pool),
+        scores=_scores(pool, choice),
+        licence=licence,
+    )
+    weights = [_weights(run) for run in runs]
+    folder = pool.workspace.model(name)
+    save_bundle(folder, bundle, weights)
+    if evaluation is not None:
+        write_evaluation(folder, evaluation)
+    if as_zip:
+        save_bundle(folder.with_name(f"{name}.zip"), bundle, weights)
+    return folder
+
+
+def training_data(pool: Pool) -> dict[str, Any]:
+    """What the networks were trained on, for the bundle: counts, source, spacing ranges (mm). No paths, no names."""
+    dataset, store = pool.dataset, PreprocessedStore(pool.workspace)
+    cases = [case for case in dataset.labelled(pool.gt) if store.has(case.id, pool.gt)]
+    spacings = np.array([store.spacing(case.id) for case in cases]).reshape(-1, 3)
+    source = dataset.sources[pool.gt]
+    return {
+        "dataset": dataset.name,
+        "cases": len(cases),
+        "subjects": len({case.subject for case in cases}),
+        "source": pool.gt,
+        "simulated": source.simulated,
+        "note": source.note,
+        "spacing_mm": {axis: [spacings[:, i].min(), spacings[:, i].max()] for i, axis in enumerate("zyx")} if cases else {},
     }
-    return Pool(workspace, dataset, gt, tuple(runs), cases, tuple(sorted(common)), missing, compared)
 
 
-def _finished(key: RunKey, folder: Path, splits: Splits, report: Report) -> FinishedRun | None:
-    """The run, if it is done, has validated, and was made with the present folds; else None, and ``report`` says why."""
+def _scores(pool: Pool, choice: Choice) -> dict[str, Any]:
+    """The cross-validation, for the bundle."""
+    return {
+        "reference": pool.gt,
+        "folds": choice.best.folds,
+        "missing_folds": pool.missing,
+        "cases": choice.best.cases,
+        "mean_dice": choice.postprocessing_scores[choice.postprocessing],
+        "postprocessing": choice.postprocessing_scores,
+        "combinations": [
+            {"name": score.name, "folds": score.folds, "cases": score.cases, "mean_dice": score.mean, "dice": score.by_class}
+            for score in choice.scores
+        ],
+    }
+
+
+def _weights(run: FinishedRun) -> dict[str, Tensor]:
+    path = run.folder / "model.safetensors"
     try:
-        record = read_json(folder / "run.json")
-        if record.get("status") != "done" or key.fold == "all":
-            report(f"left out: {folder} ({'it has no validation patients' if key.fold == 'all' else record.get('status')})")
-            return None
-        if record.get("splits_hash", splits.hash()) != splits.hash():
-            report(f"left out: {folder} (it was trained with other folds than splits.json has now)")
-            return None
-        plan = Plan.from_json(read_json(folder / "plan.json"))
-        return FinishedRun(key, folder, plan, tuple(record.get("recipe", {}).get("flips", ())))
-    except (UserError, ValueError, AttributeError, TypeError) as error:
-        report(f"left out: {folder} ({error})")
-        return None
+        return safetensors.torch.load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} cannot be read ({error}): train the run again with --restart") from error
 
 
-def summed_probabilities(runs: Iterable[FinishedRun], case: Case, size: tuple[int, int]) -> Tensor:
-    """Sum of the validation probabilities that ``runs`` stored for a case, on its own grid: (C, Z, Y, X) float32.
-
-    A sum, as every network counts the same in the ensemble too. Raises :class:`UserError` if a run has none.
-    """
-    total: Tensor | None = None
-    for run in runs:
-        path = run.folder / "validation" / "probabilities" / f"{case.id}.npy"
-        try:
-            values = torch.from_numpy(np.load(path, allow_pickle=False)).float()
-        except (OSError, ValueError, EOFError) as error:
-            raise UserError(f"{path} cannot be read ({error}): train the run again with --restart") from error
-        share = probabilities_to_grid(values, size)
-        total = share if total is None else total.add_(share)
-    if total is None:
-        raise UserError(f"no run predicted case {case.id}")
-    return total
+def pick_reference(pool: Pool, given: str | None) -> str:
+    """The source to evaluate against: ``given``, else "expert" where there is one, else the runs' own."""
+    reference = given or ("expert" if "expert" in pool.dataset.sources else pool.gt)
+    pool.dataset.labelled(reference)
+    return reference
 
 
-def case_dice(labels: NDArray[np.uint8], reference: NDArray[np.uint8], classes: int) -> list[float]:
-    """Dice of every class but the background; both (Z, Y, X)."""
-    counts = joint_counts(labels, reference, classes)
-    return [dice_of_sizes(*sizes(counts, value)) for value in range(1, classes)]
-
-
-def score_combinations(pool: Pool, combinations: Sequence[Combination], report: Report) -> list[Score]:
-    """Cross-validated score of each combination, on the pool's folds, or its own where it is a configuration not compared."""
-    classes = len(pool.dataset.classes)
-
-    def work(case: Case) -> dict[int, list[float]]:
-        fold = pool.fold_of(case)
-        reference = load_labels(pool.workspace, pool.dataset, case, pool.gt).array
-        needed = {item for combination in combinations for item in combination if pool.runs_of((item,), fold)}
-        size = (reference.shape[1], reference.shape[2])
-        single = {item: summed_probabilities(pool.runs_of((item,), fold), case, size) for item in needed}
-        result = {}
-        for number, combination in enumerate(combinations):
-            if needed.issuperset(combination):
-                total = sum((single[item] for item in combination[1:]), start=single[combination[0]])
-                result[number] = case_dice(total.argmax(0).to(torch.uint8).numpy(), reference, classes)
-        return result
-
-    done = _over_cases(pool, work, [case for cases in pool.cases.values() for case in cases], report)
-    return [
-        _score(pool, combination, {case: dice[number] for case, dice in done.items() if number in dice})
-        for number, combination in enumerate(combinations)
+def table(pool: Pool, scores: Sequence[Score]) -> list[list[str]]:
+    """Scores as rows of text, with a header row."""
+    header = ["combination", "folds", "cases", *pool.dataset.classes[1:], "mean Dice"]
+    rows = [
+        [
+            score.name,
+            ",".join(score.folds),
+            str(score.cases),
+            *(f"{score.by_class[name]:.4f}" for name in pool.dataset.classes[1:]),
+            f"{score.mean:.4f}",
+        ]
+        for score in scores
     ]
-
-
-def _over_cases(pool: Pool, work: Callable[[Case], Any], cases: Sequence[Case], report: Report) -> dict[str, Any]:
-    """Results of ``work`` by case id, over the cases that some run predicted; cases that fail are told to ``report``."""
-    folds = {run.key.fold for run in pool.runs}
-    results = {}
-    for case, result in in_threads(work, [case for case in cases if pool.fold_of(case) in folds]):
-        if isinstance(result, UserError):
-            report(f"case {case.id} left out: {result}")
-        else:
-            results[case.id] = result
-    if not results:
-        raise UserError("none of the validation cases could be scored: the lines above say why")
-    return results
+    return [header, *rows]

@@ -107,7 +107,9 @@ def find_bundle(workspace: Workspace | None, given: str | None) -> Path:
             else "there is no workspace here, so say which model to use with --model (a bundle's folder or .zip)"
         )
     folder = workspace.root / "models"
-    there = sorted(path for path in folder.glob("*") if (path / "bundle.json").is_file() or path.suffix == ".zip")
+    folders = sorted(path for path in folder.glob("*") if (path / "bundle.json").is_file())
+    # A zip beside the folder of its name is a copy of it.
+    there = folders + sorted(path for path in folder.glob("*.zip") if path.with_suffix("") not in folders)
     wanted = [path for path in there if given in (path.name, path.stem)] if given else there
     if not given and len(there) > 1:
         wanted = [path for path in there if path.stem == "best"]

@@ -17,6 +17,9 @@ from cardiac_autoseg.preprocessing.normalise import normalise
 from cardiac_autoseg.preprocessing.resample import resize_images, resize_maps, target_size
 from planning.plan import Plan
 
+CHUNK_VALUES = {"cuda": 1 << 28, "cpu": 1 << 24}
+"""Probabilities held at once on the image's grid, by device: 1 GiB and 64 MiB as float32, more while resampling."""
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -122,7 +125,9 @@ def _sum_over_mirrors(
     height, width = part.shape[-2:]
     # Mirrored before padding, so that the result is mirrored exactly when the image is.
     stack = torch.cat([part.flip(axes) if axes else part for axes in mirrors])
-    pad_y, pad_x = -height % divisor[0], -width % divisor[1]
+    # Twice the divisor at least: normalisation over one pixel, in the deepest stage, has no meaning.
+    pad_y = max(2 * divisor[0] - height, -height % divisor[0])
+    pad_x = max(2 * divisor[1] - width, -width % divisor[1])
     top, left = pad_y // 2, pad_x // 2
     stack = functional.pad(stack, (left, pad_x - left, top, pad_y - top)).contiguous(memory_format=torch.channels_last)
     total: Tensor | None = None
@@ -142,7 +147,13 @@ def probabilities_to_labels(probabilities: Tensor, size: tuple[int, int]) -> Ten
 
     The one way from a network's grid to labels on the image's own, for validation, ensembling and prediction alike.
     """
-    return _to_grid(probabilities, size).argmax(0).to(torch.uint8)
+    return likeliest(probabilities_to_grid(probabilities, size))
+
+
+def likeliest(probabilities: Tensor) -> Tensor:
+    """The class of the largest value: (C, Z, Y, X) to (Z, Y, X) uint8."""
+    # On CPUs max is eight times as fast as argmax.
+    return probabilities.max(0).indices.to(torch.uint8)
 
 
 def predict_case(
@@ -201,13 +212,13 @@ def predict(
         }
     labels = np.empty((count, *size), np.uint8)
     kept = np.empty((classes, count, *size), np.float16) if keep_probabilities else None
-    chunk = max(1, (1 << 28 if device.type == "cuda" else 1 << 24) // (classes * size[0] * size[1]))
+    chunk = max(1, CHUNK_VALUES.get(device.type, 1 << 24) // (classes * size[0] * size[1]))
     for start in range(0, count, chunk):
         part = slice(start, min(count, start + chunk))
         slices = {clip: image[part].to(device) for clip, image in images.items()}
         mean = _mean_over_groups(groups, slices, spacing[1:], flips, amp, stages)
         with _timed(stages, "resample", device):
-            labels[part] = mean.argmax(0).to(torch.uint8).cpu().numpy()
+            labels[part] = likeliest(mean).cpu().numpy()
             if kept is not None:
                 kept[:, part] = mean.to(torch.float16).cpu().numpy()
     return Prediction(labels.reshape(array.shape), None if kept is None else kept.reshape(classes, *array.shape))
@@ -237,14 +248,16 @@ def _mean_over_groups(
                 group.networks, resampled, group.plan.divisor, flips, image.device, amp=amp
             )
         with _timed(stages, "resample", image.device):
-            share = _to_grid(probabilities, size).mul_(len(group.networks) / count)
+            share = probabilities_to_grid(probabilities, size)
+            if len(groups) > 1:
+                share = share.mul_(len(group.networks) / count)
             total = share if total is None else total.add_(share)
     assert total is not None
     return total
 
 
-def _to_grid(probabilities: Tensor, size: tuple[int, int]) -> Tensor:
-    """Probabilities (C, Z, Y', X') bilinearly on slices of ``size`` (y, x): (C, Z, Y, X)."""
+def probabilities_to_grid(probabilities: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resample probabilities (C, Z, Y', X') in-plane, bilinearly, to slices of ``size`` (y, x): (C, Z, Y, X)."""
     return resize_maps(probabilities.transpose(0, 1), size).transpose(0, 1)
 
 

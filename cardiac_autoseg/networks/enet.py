@@ -45,7 +45,12 @@ class InitialBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, width, H / 2, W / 2)."""
-        return self.activation(torch.cat((self.convolution(x), functional.max_pool2d(x, 2)), dim=1))
+        convolved = self.convolution(x)
+        # In the convolution's precision: under autocast a float32 half would keep the whole encoder in float32.
+        pooled = functional.max_pool2d(x, 2).to(convolved.dtype)
+        # Pooling one channel loses track of the memory format, and every layer after it would convert back and forth.
+        both = torch.cat((convolved, pooled), dim=1).contiguous(memory_format=torch.channels_last)
+        return self.activation(both)
 
 
 class Bottleneck(nn.Module):
@@ -113,7 +118,7 @@ class UpBottleneck(nn.Module):
     def forward(self, x: Tensor, indices: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, width, 2 H, 2 W)."""
         main = self.main(x)
-        unpooled = functional.max_unpool2d(main.float(), indices, 2).to(main.dtype)
+        unpooled = functional.max_unpool2d(main.float(), indices, [2, 2]).to(main.dtype)
         return self.activation(unpooled + self.body(x))
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.interpolate import PchipInterpolator
 from scipy.spatial.transform import Rotation
 
@@ -46,11 +45,11 @@ class Acquisition:
     direction: tuple[float, ...]
     seed: int
 
-    def slice_positions(self) -> NDArray[np.float64]:
+    def slice_positions(self) -> geometry.Array:
         """Position of each slice's centre on the long axis, (Z,) in mm."""
         return self.first_slice + self.spacing[0] * np.arange(self.shape[0])
 
-    def contractions(self) -> NDArray[np.float64]:
+    def contractions(self) -> geometry.Array:
         """Contraction of each frame, (T,): 0 at ED, 1 at ES, strictly between elsewhere.
 
         A rise over systole, then early filling, diastasis, and the atrial kick.

@@ -13,13 +13,14 @@ Every cross-section is star-shaped about the LV axis, so a contour is a radius r
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cardiac_autoseg.phantom.anatomy import Anatomy
 
-Array = NDArray[np.float64]
+Array: TypeAlias = NDArray[np.floating[Any]]
 ANGLES = 512
 
 
@@ -74,7 +75,7 @@ def rv_shape(anatomy: Anatomy, z: Array, contraction: float, theta: Array) -> Ar
     u = np.clip(u, 0, 1)
     half = anatomy.rv_half_angle * (1 - 0.35 * u)
     centre = anatomy.rv_angle + anatomy.rv_twist * (u - 0.5)
-    phi = np.angle(np.exp(1j * (theta - centre))) / half
+    phi = ((theta - centre + np.pi) % (2 * np.pi) - np.pi) / half
     bump = np.clip(1 - phi**2, 0, None) ** 0.62 * (1 + anatomy.rv_skew * np.clip(phi, -1, 1))
     return np.where(inside, (1 - u**2.2) ** 0.75 * bump, 0.0)
 
@@ -119,12 +120,18 @@ def _wall(anatomy: Anatomy, below: Array, contraction: float, theta: Array) -> A
     return np.where(inside, anatomy.wall_area * length_ed / length * profile * (1 + bulge) * thinning, 0.0)
 
 
-def volumes(anatomy: Anatomy, contraction: float, start: float, stop: float, steps: int = 400) -> tuple[float, float, float]:
-    """Volumes in mL of RV, MYO and LV between two positions on the long axis, by the midpoint rule over ``steps``."""
-    edges = np.linspace(start, stop, steps + 1)
-    rv, myo, lv = radii(anatomy, (edges[1:] + edges[:-1]) / 2, contraction, angles(256)).areas()
-    scale = (stop - start) / steps / 1000
-    return float(rv.sum() * scale), float(myo.sum() * scale), float(lv.sum() * scale)
+def volumes(anatomy: Anatomy, contraction: float, start: float, stop: float, steps: int = 120) -> tuple[float, float, float]:
+    """Volumes in mL of RV, MYO and LV between two positions on the long axis, by the midpoint rule over ``steps``.
+
+    The integration starts at each ventricle's own base, where the cross-section jumps from nothing to its largest.
+    """
+    bases = (anatomy.rv_offset + anatomy.rv_descent * contraction, anatomy.descent * contraction)
+    sums = []
+    for base in bases:
+        edges = np.linspace(max(start, base), max(stop, base), steps + 1)
+        areas = radii(anatomy, (edges[1:] + edges[:-1]) / 2, contraction, angles(128)).areas()
+        sums.append([float(area.sum()) * (edges[1] - edges[0]) / 1000 for area in areas])
+    return sums[0][0], sums[1][1], sums[1][2]
 
 
 def extent(anatomy: Anatomy) -> float:

@@ -84,7 +84,7 @@ def _unsolved(rng: np.random.Generator, group: str, edv: float, descent: float, 
         tilt=(rng.normal(0, 0.08), rng.normal(0, 0.08)),
         papillary_angles=(papillary - rng.uniform(0.6, 0.9), papillary + rng.uniform(0.6, 0.9)),
         papillary_radius=rng.uniform(3.2, 4.8) * (1.15 if group == "HCM" else 1.0),
-        trabeculation=rng.uniform(0.8, 1.8),
+        trabeculation=rng.uniform(1.2, 2.6),
         fat_rim=rng.uniform(1.5, 6.0),
         body=_random_body(rng),
     )
@@ -99,11 +99,11 @@ def _random_body(rng: np.random.Generator) -> Body:
         half_height=rng.uniform(195, 240),
         centre_x=half_width - rng.uniform(88, 112),
         centre_y=rng.uniform(10, 45),
-        shift_per_mm=rng.uniform(0.1, 0.35),
+        shift_per_mm=rng.uniform(0.2, 0.5),
         fat=rng.uniform(7, 24),
         chest_wall=rng.uniform(9, 15),
         diaphragm=rng.uniform(42, 60),
-        diaphragm_rise=rng.uniform(0.1, 0.35),
+        diaphragm_rise=rng.uniform(0.25, 0.5),
         aorta_x=rng.uniform(42, 60),
         aorta_y=rng.uniform(40, 75),
     )
@@ -117,19 +117,18 @@ def _solve(start: Anatomy, lv_edv: float, lv_ef: float, myo: float, rv_edv: floa
     """
     end = geometry.extent(start)
 
-    def measure(part: int, contraction: float, **changes: float) -> float:
-        return geometry.volumes(dataclasses.replace(heart, **changes), contraction, 0, end)[part]
+    def measure(heart: Anatomy, contraction: float) -> tuple[float, float, float]:
+        return geometry.volumes(heart, contraction, 0, end)
 
-    heart = start
-    heart = dataclasses.replace(heart, lv_radius=heart.lv_radius * (lv_edv / measure(2, 0)) ** 0.5)
-    heart = dataclasses.replace(heart, wall_area=heart.wall_area * myo / measure(1, 0))
+    heart = dataclasses.replace(start, lv_radius=start.lv_radius * (lv_edv / measure(start, 0)[2]) ** 0.5)
+    heart = dataclasses.replace(heart, wall_area=heart.wall_area * myo / measure(heart, 0)[1])
     esv = lv_edv * (1 - lv_ef / 100)
-    values = [measure(2, 1, lv_shortening=x) for x in (0.0, 0.5, 1.0)]
+    values = [measure(dataclasses.replace(heart, lv_shortening=x), 1)[2] for x in (0.0, 0.5, 1.0)]
     # Descent alone may already give the EF; beyond 0.75 a contour would look torn.
     heart = dataclasses.replace(heart, lv_shortening=float(np.clip(_root(values, 1.0, esv, falling=True), 0.0, 0.75)))
-    depths = [measure(0, 0, rv_depth=x) for x in (0.0, 30.0, 60.0)]
+    depths = [measure(dataclasses.replace(heart, rv_depth=x), 0)[0] for x in (0.0, 30.0, 60.0)]
     heart = dataclasses.replace(heart, rv_depth=_root(depths, 60.0, rv_edv))
-    depths = [measure(0, 1, rv_depth_es=x) for x in (0.0, 30.0, 60.0)]
+    depths = [measure(dataclasses.replace(heart, rv_depth_es=x), 1)[0] for x in (0.0, 30.0, 60.0)]
     depth_es = _root(depths, 60.0, rv_edv * (1 - rv_ef / 100))
     return dataclasses.replace(heart, rv_depth_es=float(np.clip(depth_es, 4.0, heart.rv_depth)))
 

@@ -56,7 +56,7 @@ def truth(anatomy: Anatomy, acquisition: Acquisition) -> Truth:
         }
         sums.append([float(np.sum(section)) * step / 1000 for section in sections])
         start = acquisition.first_slice - step / 2
-        slabs.append(list(geometry.volumes(anatomy, contraction, start, start + step * acquisition.shape[0], steps=1600)))
+        slabs.append(list(geometry.volumes(anatomy, contraction, start, start + step * acquisition.shape[0], steps=400)))
     imaged = _volumes(*sums)
     return Truth(**vars(imaged), continuous=_volumes(*slabs), areas_mm2=areas)
 

@@ -169,14 +169,20 @@ def _preprocess_case(
     image_key = hash_json([*base, grid.clip_percentiles, hashes(workspace.resolve(case.image)), case.image_frame])
     label_keys = {
         source: hash_json(
-            [*base, dataset.labels, sorted(dataset.sources[source].values.items()), hashes(workspace.resolve(ref.path)), ref.frame]
+            [
+                *base,
+                dataset.labels,
+                sorted(dataset.sources[source].values.items()),
+                hashes(workspace.resolve(ref.path)),
+                ref.frame,
+            ]
         )
         for source, ref in case.labels.items()
     }
-    paths = {None: image_path(workspace, case.id), **{source: label_path(workspace, case.id, source) for source in label_keys}}
-    keys = {None: image_key, **label_keys}
-    stale = [source for source in paths if not _fits(paths[source], keys[source])]
-    stamp = paths[None].with_suffix(".json")
+    # The image goes under None, the labels under their source.
+    keys: dict[str | None, str] = {None: image_key, **label_keys}
+    paths = {name: image_path(workspace, case.id) if name is None else label_path(workspace, case.id, name) for name in keys}
+    stale = [source for source in keys if not _fits(paths[source], keys[source])]
     if stale:
         image = load_image(workspace, case)
         spacing = image.geometry.spacing_zyx
@@ -194,8 +200,12 @@ def _preprocess_case(
             with atomic_path(paths[source]) as temporary, temporary.open("wb") as stream:
                 np.save(stream, array)
             write_json(paths[source].with_suffix(".json"), {"key": keys[source], **extra})
-    about = read_json(stamp)
-    entry = {"image": image_key, "labels": label_keys, **{name: about[name] for name in ("original_spacing", "original_shape", "shape")}}
+    about = read_json(paths[None].with_suffix(".json"))
+    entry = {
+        "image": image_key,
+        "labels": label_keys,
+        **{name: about[name] for name in ("original_spacing", "original_shape", "shape")},
+    }
     return entry, len(stale), len(paths) - len(stale)
 
 

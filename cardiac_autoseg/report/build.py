@@ -16,13 +16,22 @@ from cardiac_autoseg.errors import UserError
 from cardiac_autoseg.files import read_json, write_text
 from cardiac_autoseg.report import tables
 from cardiac_autoseg.report.cases import CasePicture, case_pictures
-from cardiac_autoseg.report.collect import PHASES, Result, architecture_name, collect, complete, reference_source, structures
+from cardiac_autoseg.report.collect import (
+    PHASES,
+    Result,
+    architecture_name,
+    collect,
+    complete,
+    read_bundle_record,
+    reference_source,
+    structures,
+)
 from cardiac_autoseg.report.figures import bland_altman, dice_boxes, training_curves
 from cardiac_autoseg.report.overlays import REFERENCE_COLOR, structure_color
 from cardiac_autoseg.report.runs import read_log
 from cardiac_autoseg.report.words import KEY_INDICES, agreement_sentence, index_name, number, structure_sentence
 from cardiac_autoseg.workspace import Workspace
-from planning.plan import Plan
+from planning.plan import Plan, describe_plan
 
 MOST_OVERLAYS = 4
 """Overlays are drawn for this many models, the best ones: they are most of the page's size."""
@@ -45,6 +54,7 @@ class Section:
     sentences: tuple[str, ...]
     accuracy: tables.Table
     agreement: tables.Table | None
+    reclassification: tuple[tables.Table, ...]
     levels: tables.Table | None
     plots: tuple[str, ...]
     curves: str | None
@@ -56,7 +66,7 @@ def build_report(
     workspace: Workspace,
     output: Path | None = None,
     evaluations: Sequence[Path] = (),
-    report: Callable[[str], None] = lambda line: None,
+    report: Callable[[str], None] | None = None,
 ) -> Path:
     """Write the report of a workspace as one self-contained HTML file.
 
@@ -86,7 +96,8 @@ def build_report(
     results, notes = collect(workspace, dataset, evaluations)
     sections = []
     for place, result in enumerate(results):
-        report(f"drawing {result.name} ({place + 1} of {len(results)})")
+        if report is not None:
+            report(f"drawing {result.name} ({place + 1} of {len(results)})")
         sections.append(_section(workspace, dataset, result, with_pictures=place < MOST_OVERLAYS))
     plans, plan_notes = plan_texts(workspace, results)
     context = {
@@ -95,6 +106,7 @@ def build_report(
         "sections": sections,
         "plans": plans,
         "fingerprint": _fingerprint(workspace),
+        "combinations": _combinations(results),
         "comparison": tables.comparison_table(results, dataset) if len(results) > 1 else None,
         "boxes": _boxes(results, dataset),
         "provenance": tables.provenance_table(results),
@@ -107,14 +119,14 @@ def build_report(
 def render(context: dict[str, Any]) -> str:
     """Fill ``report.html``; every text is escaped."""
     loader = FileSystemLoader(Path(__file__).parent)
-    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     return environment.get_template("report.html").render(context)
 
 
 def plan_texts(workspace: Workspace, results: Sequence[Result]) -> tuple[list[PlanText], list[str]]:
     """The plans that the reported runs used, in words, and sentences about those that cannot be read."""
-    from planning.planner import describe_plan
-
     paths: dict[str, Path] = {}
     for result in results:
         for member in result.members:
@@ -138,8 +150,10 @@ def _front(dataset: Dataset, results: Sequence[Result]) -> dict[str, Any]:
     """What the top of the page and its data section show."""
     simulated = sorted(name for name, source in dataset.sources.items() if source.simulated)
     best = results[0]
-    references = sorted({reference_source(member.values, dataset) for result in results for member in result.members} - {""})
-    colors = [(name, structure_color(name, dataset.labels)) for name in structures(best.cases, dataset)]
+    references = sorted(
+        {reference_source(member.evaluation, dataset) for result in results for member in result.members} - {""}
+    )
+    colors = [(name, structure_color(name, dataset.labels)) for name in structures(best.evaluation.cases, dataset)]
     return {
         "title": f"{dataset.name}: segmentation report{' (SIMULATED annotations)' if simulated else ''}",
         "dataset": dataset,
@@ -159,14 +173,14 @@ def _front(dataset: Dataset, results: Sequence[Result]) -> dict[str, Any]:
     }
 
 
-def _tiles(result: Result) -> list[tuple[str, str, str]]:
-    """Name, value and explanation of the few numbers at the top."""
-    tiles = [("Dice, all structures", number(result.mean_dice, 3), "1 is perfect overlap")]
-    for row in result.agreement:
+def _tiles(result: Result) -> list[tuple[str, str, str, str]]:
+    """Name, value, unit and explanation of the few numbers at the top."""
+    tiles = [("Dice, all structures", number(result.mean_dice, 3), "", "1 is perfect overlap")]
+    for row in tables.limited(result):
         if row["index"] in ("LV_EF", "LV_mass", "RV_EF"):
             unit = "points" if row.get("unit") == "%" else str(row.get("unit", ""))
-            value = f"{number(row['bias'], signed=True)} ± {number(row['sd'])} {unit}"
-            tiles.append((index_name(str(row["index"])), value, "bias ± SD against the reference"))
+            value = f"{number(row['bias'], signed=True)} ± {number(row['sd'])}"
+            tiles.append((index_name(str(row["index"])), value, unit, "bias ± SD against the reference"))
     return tiles
 
 
@@ -176,27 +190,36 @@ def _section(workspace: Workspace, dataset: Dataset, result: Result, with_pictur
     if with_pictures:
         pictures = case_pictures(workspace, dataset, result, notes)
     else:
-        notes.append(f"Overlays are shown for the {MOST_OVERLAYS} best models only; name this one with --evaluation to see its own.")
+        notes.append(
+            f"Overlays are shown for the {MOST_OVERLAYS} best models only; name this one with --evaluation to see its own."
+        )
     logs = {member.name: log for member in result.members if member.run and (log := read_log(member.run.folder))}
     if not logs:
         notes.append("There are no training curves: no log.jsonl belongs to this evaluation.")
-    agreement = {str(row["index"]): row for row in result.agreement}
+    agreement = {str(row["index"]): row for row in tables.limited(result)}
     if not agreement:
         notes.append("Agreement per patient is left out: fewer than two patients have both ED and ES.")
-    if not result.levels:
+    if not result.evaluation.level_summary:
         notes.append("Base, mid-ventricle and apex are left out: the evaluation has no levels.")
-    order = structures(result.cases, dataset)
+    notes += result.evaluation.notes
+    if failed := result.evaluation.failed:
+        notes.append(
+            f"{len(failed)} volumes could not be scored: "
+            + "; ".join(f"{row['case_id']}: {row['reason']}" for row in failed[:5])
+        )
+    order = structures(result.evaluation.cases, dataset)
     return Section(
         result=result,
         sentences=(
-            *(structure_sentence(name, result.summary) for name in order),
+            *(structure_sentence(name, result.evaluation.summary) for name in order),
             *(agreement_sentence(agreement[index]) for index in KEY_INDICES if index in agreement),
         ),
         accuracy=tables.accuracy_table(result),
         agreement=tables.agreement_table(result) if agreement else None,
-        levels=tables.level_table(result, dataset) if result.levels else None,
+        reclassification=tuple(tables.reclassification_tables(result)),
+        levels=tables.level_table(result, dataset) if result.evaluation.level_summary else None,
         plots=tuple(
-            bland_altman(complete(result.patients, index), agreement[index], index_name(index))
+            bland_altman(complete(result.evaluation, index), agreement[index], index_name(index))
             for index in KEY_INDICES
             if index in agreement
         ),
@@ -208,10 +231,18 @@ def _section(workspace: Workspace, dataset: Dataset, result: Result, with_pictur
 
 def _boxes(results: Sequence[Result], dataset: Dataset) -> str | None:
     """Box plots of Dice of all models; None where no case has a phase."""
-    rows = [row for result in results for row in result.cases]
+    rows = [row for result in results for row in result.evaluation.cases]
     phases = [phase for phase in PHASES if any(row["phase"] == phase for row in rows)]
     order = structures(rows, dataset)
-    return dice_boxes({result.name: result.cases for result in results}, order, phases) if phases and order else None
+    return (
+        dice_boxes({result.name: result.evaluation.cases for result in results}, order, phases) if phases and order else None
+    )
+
+
+def _combinations(results: Sequence[Result]) -> list[tuple[str, tables.Table]]:
+    """Name of each bundle, and the combinations tried for it."""
+    records = ((result.name, read_bundle_record(result.members[0].path.parent)) for result in results)
+    return [(name, table) for name, record in records if (table := tables.combination_table(record))]
 
 
 def _fingerprint(workspace: Workspace) -> tables.Table | None:

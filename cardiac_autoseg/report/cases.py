@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,8 +37,11 @@ def case_pictures(workspace: Workspace, dataset: Dataset, result: Result, notes:
     """
     cases = {case.id: case for case in dataset.cases}
     # Sorted by id first, so that ties fall the same way every time.
-    scores = {case_id: mean(row["dice"] for row in result.cases if row["case_id"] == case_id) for case_id in case_ids(result.cases)}
-    places = {case_id: place for case_id in scores if (place := locate_prediction(result, case_id))}
+    scores = {
+        case_id: mean(row["dice"] for row in result.evaluation.cases if row["case_id"] == case_id)
+        for case_id in case_ids(result.evaluation.cases)
+    }
+    places = {case_id: place for case_id in scores if (place := locate_prediction(result, case_id, dataset))}
     drawable = [case_id for case_id in places if case_id in cases and np.isfinite(scores[case_id])]
     if not drawable:
         notes.append("There are no overlays: the predicted label files of these cases do not lie beside the evaluation.")
@@ -47,7 +50,7 @@ def case_pictures(workspace: Workspace, dataset: Dataset, result: Result, notes:
     for rank, case_id in zip(RANKS, extremes({case_id: scores[case_id] for case_id in drawable}), strict=False):
         path, source = places[case_id]
         try:
-            image = _draw(workspace, dataset, cases[case_id], path, source or reference_source({}, dataset))
+            image = _draw(workspace, dataset, cases[case_id], path, source)
         except UserError as error:
             notes.append(f"The overlay of the {rank} case, {case_id}, is left out: {error}.")
             continue
@@ -55,7 +58,7 @@ def case_pictures(workspace: Workspace, dataset: Dataset, result: Result, notes:
     return pictures
 
 
-def case_ids(rows: Sequence[dict[str, Any]]) -> list[str]:
+def case_ids(rows: Iterable[dict[str, Any]]) -> list[str]:
     """Ids of the cases in rows, sorted."""
     return sorted({str(row["case_id"]) for row in rows})
 
@@ -67,19 +70,13 @@ def extremes(scores: dict[str, float]) -> list[str]:
     return [ranked[place] for place in places]
 
 
-def locate_prediction(result: Result, case_id: str) -> tuple[Path, str] | None:
-    """The predicted label file of a case, and the name of the source it was scored against ("" where unsaid)."""
+def locate_prediction(result: Result, case_id: str, dataset: Dataset) -> tuple[Path, str] | None:
+    """The predicted label file of a case, and the name of the source it was scored against."""
     for member in result.members:
-        if not any(row["case_id"] == case_id for row in member.values["cases"]):
-            continue
-        folders = [member.path.resolve().parent]
-        stated = member.values.get("predictions")
-        if isinstance(stated, str):
-            folders.append(member.path.resolve().parent / stated)
-        for folder in folders:
-            path = find_prediction(folder, case_id)
+        if any(row["case_id"] == case_id for row in member.evaluation.cases):
+            path = find_prediction(member.path.resolve().parent, case_id)
             if path:
-                return path, str(member.values.get("gt") or "")
+                return path, reference_source(member.evaluation, dataset)
     return None
 
 
@@ -94,9 +91,10 @@ def _draw(workspace: Workspace, dataset: Dataset, case: Case, path: Path, source
 
 
 def _caption(case: Case, result: Result, dataset: Dataset, score: float) -> str:
-    rows = [row for row in result.cases if row["case_id"] == case.id]
+    rows = [row for row in result.evaluation.cases if row["case_id"] == case.id]
     dice = ", ".join(
-        f"{name} {number(mean(row['dice'] for row in rows if row['structure'] == name), 3)}" for name in structures(rows, dataset)
+        f"{name} {number(mean(row['dice'] for row in rows if row['structure'] == name), 3)}"
+        for name in structures(rows, dataset)
     )
     about = [case.subject, PHASE_NAMES.get(case.phase or "", case.phase or ""), f"group {case.group}" if case.group else ""]
     return f"{', '.join(part for part in about if part)}: Dice {dice} (mean {number(score, 3)})"

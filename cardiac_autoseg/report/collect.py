@@ -2,64 +2,68 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from cardiac_autoseg.data.index import Dataset
 from cardiac_autoseg.errors import UserError
-from cardiac_autoseg.evaluation.agreement import bland_altman, icc_2_1, pearson
+from cardiac_autoseg.evaluation.levels import LevelScore
+from cardiac_autoseg.evaluation.results import CaseMeta, CaseResult, Evaluation, StructureScore, read_evaluation
+from cardiac_autoseg.evaluation.summary import summarise
 from cardiac_autoseg.files import read_json
 from cardiac_autoseg.report.runs import RunState, read_runs
 from cardiac_autoseg.workspace import Workspace
 
 ARCHITECTURE_NAMES = {"unet": "U-Net", "attention_unet": "Attention U-Net", "enet": "ENet"}
 PHASES = ("ED", "ES")
-Row = dict[str, Any]
+Score = TypeVar("Score", StructureScore, LevelScore)
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """One evaluation file: whose predictions (``run`` for a training run), where, and its JSON values."""
+    """One evaluation file: whose predictions (``run`` for a training run), where, and what it holds."""
 
     name: str
     path: Path
-    values: dict[str, Any]
+    evaluation: Evaluation
     run: RunState | None = None
 
 
 @dataclass(frozen=True)
 class Result:
-    """One model's evaluations, over its folds and seeds.
+    """One model's evaluations, put together over its folds and seeds.
 
-    ``cases``, ``patients`` and ``levels`` are rows as in the evaluation JSON; where several seeds scored the same case, numbers are
-    averaged first, so that a patient counts once. ``architecture``, ``gt`` and ``loss`` are empty for a bundle or a given evaluation.
+    Where several seeds scored the same case, their numbers are averaged first, so that a patient counts once.
+    ``architecture``, ``gt`` and ``loss`` are empty for a bundle or a given evaluation.
     """
 
     name: str
     members: tuple[Evaluated, ...]
-    cases: list[Row]
-    patients: list[Row]
-    levels: list[Row]
+    evaluation: Evaluation
     architecture: str = ""
     gt: str = ""
     loss: str = ""
     simulated: bool = False
-    summary: list[Row] = field(default_factory=list)
-    agreement: list[Row] = field(default_factory=list)
 
     @property
     def mean_dice(self) -> float:
         """Mean Dice over cases and structures; NaN without cases."""
-        return mean([row["dice"] for row in self.cases])
+        return float("nan") if self.evaluation.mean_dice is None else self.evaluation.mean_dice
 
     @property
     def subjects(self) -> int:
         """How many patients were scored."""
-        return len({row["subject"] for row in self.cases})
+        return len({row["subject"] for row in self.evaluation.cases})
+
+    @property
+    def folds(self) -> tuple[str, ...]:
+        """The folds of its runs."""
+        return tuple(sorted({member.run.key.fold for member in self.members if member.run}))
 
 
 def collect(workspace: Workspace, dataset: Dataset, given: Sequence[Path]) -> tuple[list[Result], list[str]]:
@@ -76,10 +80,7 @@ def collect(workspace: Workspace, dataset: Dataset, given: Sequence[Path]) -> tu
         When a given evaluation is missing or broken, or when there is nothing to report.
     """
     notes: list[str] = []
-    if given:
-        evaluated = [_given(path) for path in given]
-    else:
-        evaluated = [*_runs(workspace, notes), *_bundles(workspace, notes)]
+    evaluated = [_given(path) for path in given] or [*_runs(workspace, notes), *_bundles(workspace, notes)]
     if not evaluated:
         found = f" ({' '.join(notes)})" if notes else ""
         raise UserError(
@@ -95,24 +96,54 @@ def collect(workspace: Workspace, dataset: Dataset, given: Sequence[Path]) -> tu
     return sorted(results, key=lambda result: (-np.nan_to_num(result.mean_dice), result.name)), notes
 
 
-def read_evaluation_values(path: Path) -> dict[str, Any]:
-    """The values of an ``evaluation.json``, checked for the parts a report needs; raises :class:`UserError`."""
-    values = read_json(path, "Make it with cas_evaluate.")
-    needed = {"cases": ("case_id", "subject", "phase", "structure", "dice"), "patients": ("subject", "index", "prediction", "reference")}
-    for part, columns in needed.items():
-        rows = values.get(part) if isinstance(values, dict) else None
-        if not isinstance(rows, list) or not all(isinstance(row, dict) and all(name in row for name in columns) for row in rows):
-            raise UserError(f"{path} is not an evaluation (its {part!r} are missing or incomplete): make it again with cas_evaluate")
-    if not values["cases"]:
+def read_checked(path: Path) -> Evaluation:
+    """An evaluation file, checked for the columns a report needs; raises :class:`UserError`."""
+    evaluation = read_evaluation(path)
+    try:
+        case_results(evaluation)
+        usable = bool(evaluation.cases)
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} is not a complete evaluation (rows without {error}): make it again with cas_evaluate"
+        ) from error
+    if not usable:
         raise UserError(f"{path} has no scored case: make it again with cas_evaluate")
-    return values
+    return evaluation
 
 
-def reference_source(values: Mapping[str, Any], dataset: Dataset) -> str:
+def case_results(evaluation: Evaluation) -> list[CaseResult]:
+    """The scores of each case, back from the rows of an evaluation; ``KeyError`` or ``TypeError`` on malformed rows."""
+    metas: dict[str, CaseMeta] = {}
+    structures: dict[str, list[StructureScore]] = {}
+    levels: dict[str, list[LevelScore]] = {}
+    for row in evaluation.cases:
+        metas[row["case_id"]] = CaseMeta(**_fields(CaseMeta, row))
+        structures.setdefault(row["case_id"], []).append(StructureScore(**_fields(StructureScore, row)))
+    for row in evaluation.levels:
+        levels.setdefault(row["case_id"], []).append(LevelScore(**_fields(LevelScore, row)))
+    return [CaseResult(meta, tuple(structures[case_id]), tuple(levels.get(case_id, ()))) for case_id, meta in metas.items()]
+
+
+def pool(evaluations: Sequence[Evaluation]) -> Evaluation:
+    """One evaluation over several: folds are joined, seeds that scored the same case are averaged first."""
+    if len(evaluations) == 1:
+        return evaluations[0]
+    groups: dict[str, list[CaseResult]] = {}
+    for evaluation in evaluations:
+        for result in case_results(evaluation):
+            groups.setdefault(result.meta.case_id, []).append(result)
+    pooled = summarise([_average_case(results) for results in groups.values()])
+    unique = {str(note): None for evaluation in evaluations for note in evaluation.notes}
+    failed = {str(row.get("case_id")): row for evaluation in evaluations for row in evaluation.failed}
+    return dataclasses.replace(
+        pooled, notes=tuple(unique), failed=tuple(failed.values()), reference=evaluations[0].reference
+    )
+
+
+def reference_source(evaluation: Evaluation, dataset: Dataset) -> str:
     """The source an evaluation was scored against: what it says itself, else ``expert``, else the first real source."""
-    for name in ("gt", "reference", "source", "reference_source"):
-        if values.get(name) in dataset.sources:
-            return str(values[name])
+    if evaluation.reference in dataset.sources:
+        return evaluation.reference
     if "expert" in dataset.sources:
         return "expert"
     return min(dataset.sources, key=lambda name: (dataset.sources[name].simulated, name), default="")
@@ -136,135 +167,112 @@ def structures(rows: Iterable[Mapping[str, Any]], dataset: Dataset) -> list[str]
     return [name for name in dict.fromkeys(order) if name in present] + sorted(present - set(order))
 
 
-def summarise_cases(cases: Sequence[Row], order: Sequence[str]) -> list[Row]:
-    """Mean, SD and median per structure and phase (``all`` too), as in the evaluation JSON.
-
-    Distances are means over the cases that have one; ``n_missed`` counts those where only one of the two label volumes had the structure.
-    """
-    rows = []
-    for structure in order:
-        for phase in (*PHASES, "all"):
-            chosen = [row for row in cases if row["structure"] == structure and phase in ("all", row["phase"])]
-            dice = [row["dice"] for row in chosen if row["dice"] is not None]
-            if not dice:
-                continue
-            rows.append(
-                {
-                    "structure": structure,
-                    "phase": phase,
-                    "n": len(chosen),
-                    "n_missed": sum(bool(row.get("missed")) for row in chosen),
-                    "dice_mean": float(np.mean(dice)),
-                    "dice_sd": float(np.std(dice, ddof=1)) if len(dice) > 1 else float("nan"),
-                    "dice_median": float(np.median(dice)),
-                    **{f"{name}_mean": mean(row.get(name) for row in chosen) for name in ("hd", "hd95", "assd")},
-                }
-            )
-    return rows
-
-
-def summarise_agreement(patients: Sequence[Row]) -> list[Row]:
-    """Agreement per index, as in the evaluation JSON; indices with fewer than two complete patients are left out."""
-    rows = []
-    for index in dict.fromkeys(str(row["index"]) for row in patients):
-        pairs = complete(patients, index)
-        prediction, reference = [row["prediction"] for row in pairs], [row["reference"] for row in pairs]
-        limits = bland_altman(prediction, reference)
-        if limits is None:
-            continue
-        r, icc = pearson(prediction, reference), icc_2_1(np.column_stack([prediction, reference]))
-        rows.append(
-            {
-                "index": index,
-                "unit": pairs[0].get("unit", ""),
-                "n": len(pairs),
-                **vars(limits),
-                "pearson_r": r.value if r else None,
-                "icc": icc.value if icc else None,
-                "mae": float(np.mean(np.abs(np.subtract(prediction, reference)))),
-            }
-        )
-    return rows
-
-
-def complete(patients: Sequence[Row], index: str) -> list[Row]:
+def complete(evaluation: Evaluation, index: str) -> list[dict[str, Any]]:
     """The patients that have both numbers of an index."""
-    return [row for row in patients if row["index"] == index and not np.isnan(mean([row["prediction"]]) + mean([row["reference"]]))]
+    rows = [row for row in evaluation.patients if row["index"] == index]
+    return [row for row in rows if row["prediction"] is not None and row["reference"] is not None]
 
 
 def _runs(workspace: Workspace, notes: list[str]) -> list[Evaluated]:
-    found, unfinished = [], 0
+    found: list[Evaluated] = []
+    unfinished = 0
     for run in read_runs(workspace):
         path = run.folder / "validation" / "evaluation.json"
         if run.state != "done":
             unfinished += 1
         elif path.is_file():
-            _add(found, notes, Evaluated(f"fold {run.key.fold}, seed {run.key.seed}", path, {}, run))
+            _add(found, notes, f"fold {run.key.fold}, seed {run.key.seed}", path, run)
         elif run.key.fold != "all":
             notes.append(f"The run {run.folder.relative_to(workspace.root)} is done but has no validation/evaluation.json.")
     if unfinished:
-        notes.append(f"{unfinished} run{'s are' if unfinished > 1 else ' is'} not finished and left out; cas_status shows how far.")
+        verb = "run is" if unfinished == 1 else "runs are"
+        notes.append(f"{unfinished} {verb} not finished and left out; cas_status shows how far.")
     return found
 
 
 def _bundles(workspace: Workspace, notes: list[str]) -> list[Evaluated]:
     found: list[Evaluated] = []
     for path in sorted((workspace.root / "models").glob("*/evaluation.json")):
-        _add(found, notes, Evaluated(f"ensemble {path.parent.name}", path, {}))
+        about = read_bundle_record(path.parent)
+        source = about.get("training_data", {}).get("source")
+        _add(found, notes, f"Ensemble {path.parent.name}{f', trained on {source}' if source else ''}", path, None)
     return found
 
 
-def _add(found: list[Evaluated], notes: list[str], item: Evaluated) -> None:
+def read_bundle_record(folder: Path) -> dict[str, Any]:
+    """What a bundle says about itself; empty where there is no readable ``bundle.json``."""
+    try:
+        values = read_json(folder / "bundle.json")
+    except UserError:
+        return {}
+    return values if isinstance(values, dict) and isinstance(values.get("training_data", {}), dict) else {}
+
+
+def _add(found: list[Evaluated], notes: list[str], name: str, path: Path, run: RunState | None) -> None:
     """One broken evaluation does not stop the report of the others."""
     try:
-        found.append(Evaluated(item.name, item.path, read_evaluation_values(item.path), item.run))
+        found.append(Evaluated(name, path, read_checked(path), run))
     except UserError as error:
-        notes.append(f"Left out: {error}.")
+        notes.append(f"Left out: {error}")
 
 
 def _given(path: Path) -> Evaluated:
     file = path / "evaluation.json" if path.is_dir() else path
     place = file.resolve().parent
-    return Evaluated(place.name if file.name == "evaluation.json" else file.stem, file, read_evaluation_values(file))
+    return Evaluated(place.name if file.name == "evaluation.json" else file.stem, file, read_checked(file))
 
 
 def _result(members: list[Evaluated], dataset: Dataset, with_loss: bool) -> Result:
-    values = [member.values for member in members]
-    cases = _pool(values, "cases", lambda row: (row["case_id"], row["structure"]))
-    patients = _pool(values, "patients", lambda row: (row["subject"], row["index"]))
-    levels = _pool(values, "levels", lambda row: (row.get("case_id"), row.get("level"), row.get("structure")))
     run = members[0].run
     name, architecture, gt, loss = members[0].name, "", "", ""
     if run:
         architecture, gt, loss = run.key.architecture, run.key.gt, run.key.loss
         name = f"{architecture_name(architecture)} trained on {gt}{f', loss {loss}' if with_loss else ''}"
-    used = {gt, *(reference_source(member, dataset) for member in values)}
+    trained = read_bundle_record(members[0].path.parent).get("training_data", {})
+    used = {gt, trained.get("source"), *(reference_source(member.evaluation, dataset) for member in members)}
     return Result(
         name=name,
         members=tuple(members),
-        cases=cases,
-        patients=patients,
-        levels=levels,
+        evaluation=pool([member.evaluation for member in members]),
         architecture=architecture,
         gt=gt,
         loss=loss,
-        simulated=any(dataset.sources[source].simulated for source in used if source in dataset.sources),
-        summary=summarise_cases(cases, structures(cases, dataset)),
-        agreement=summarise_agreement(patients),
+        simulated=trained.get("simulated") is True
+        or any(source.simulated for name, source in dataset.sources.items() if name in used),
     )
 
 
-def _pool(values: Sequence[Mapping[str, Any]], part: str, key: Callable[[Row], Hashable]) -> list[Row]:
-    """Rows of all members; rows of the same key (other seeds) become one row with the mean of each number."""
-    groups: dict[Hashable, list[Row]] = {}
-    for member in values:
-        for row in member.get(part) or []:
-            groups.setdefault(key(row), []).append(row)
-    return [rows[0] if len(rows) == 1 else {name: _average([row.get(name) for row in rows]) for name in rows[0]} for rows in groups.values()]
+def _fields(kind: type, row: Mapping[str, Any]) -> dict[str, Any]:
+    return {field.name: row[field.name] for field in dataclasses.fields(kind)}
 
 
-def _average(values: list[Any]) -> Any:
-    if any(isinstance(value, bool) for value in values):
-        return any(values)
-    numbers = [value for value in values if isinstance(value, int | float)]
-    return mean(numbers) if numbers else values[0]
+def _average_case(results: Sequence[CaseResult]) -> CaseResult:
+    """The mean over seeds of one case's scores."""
+    if len(results) == 1:
+        return results[0]
+    structures = _average_scores(
+        [score for result in results for score in result.structures], lambda score: (score.structure,)
+    )
+    levels = _average_scores(
+        [score for result in results for score in result.levels], lambda score: (score.level, score.structure)
+    )
+    return CaseResult(results[0].meta, tuple(structures), tuple(levels))
+
+
+def _average_scores(scores: Sequence[Score], key: Callable[[Score], tuple[str, ...]]) -> list[Score]:
+    groups: dict[tuple[str, ...], list[Score]] = {}
+    for score in scores:
+        groups.setdefault(key(score), []).append(score)
+    return [_average(group) for group in groups.values()]
+
+
+def _average(scores: Sequence[Score]) -> Score:
+    """The mean of every number, over the scores that have it; missed where any was."""
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(scores[0]):
+        column = [getattr(score, field.name) for score in scores]
+        if len(set(column)) == 1:
+            continue
+        present = [value for value in column if value is not None]
+        values[field.name] = any(column) if isinstance(present[0], bool) else sum(present) / len(present)
+    return dataclasses.replace(scores[0], **values)

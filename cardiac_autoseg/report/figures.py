@@ -1,4 +1,4 @@
-"""The figures of the report, as vector images in ``data:`` addresses. Only the object interface of matplotlib: no global state."""
+"""The figures of the report, as vector images in ``data:`` addresses. Matplotlib's object interface only."""
 
 from __future__ import annotations
 
@@ -48,23 +48,28 @@ def training_curves(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """
     figure = Figure(figsize=(9, 2.9), layout="constrained")
     left, right = figure.subplots(1, 2)
+    validated = False
     for index, (name, log) in enumerate(logs.items()):
         left.plot(*curve(log, "loss", CURVE_POINTS), color=color(index), linewidth=1, label=plain(name))
-        right.plot(*curve(log, "dice", CURVE_POINTS), color=color(index), linewidth=0.8, alpha=0.45)
-        right.plot(*curve(log, "val_dice", CURVE_POINTS), color=color(index), linewidth=1.2, marker="o", markersize=2.5)
+        right.plot(*curve(log, "dice", CURVE_POINTS), color=color(index), linewidth=1, alpha=0.7)
+        steps, values = curve(log, "val_dice", CURVE_POINTS)
+        validated = validated or len(steps) > 0
+        right.plot(steps, values, color=color(index), linewidth=1.2, marker="o", markersize=2.5)
     left.set_ylabel("training loss")
-    right.set_ylabel("Dice (mean of structures)")
+    right.set_ylabel("Dice" if validated else "Dice of training batches")
     right.set_ylim(0, 1)
     for axes in (left, right):
         axes.set_xlabel("training step")
         _tidy(axes)
     if len(logs) > 1:
         left.legend(frameon=False, fontsize=7, ncols=2)
-    handles = [
-        Line2D([], [], color="#444", linewidth=0.8, alpha=0.5, label="training batches"),
-        Line2D([], [], color="#444", linewidth=1.2, marker="o", markersize=2.5, label="validation patients"),
-    ]
-    right.legend(handles=handles, frameon=False, fontsize=7, loc="lower right")
+    if validated:
+        line: dict[str, Any] = {"color": "#444", "linewidth": 1}
+        handles = [
+            Line2D([], [], **line, alpha=0.7, label="training batches"),
+            Line2D([], [], **line, marker="o", markersize=2.5, label="validation patients"),
+        ]
+        right.legend(handles=handles, frameon=False, fontsize=7, loc="lower right")
     return svg(figure)
 
 
@@ -92,7 +97,9 @@ def bland_altman(patients: Sequence[Mapping[str, Any]], agreement: Mapping[str, 
         style: dict[str, Any] = {"s": 16, "color": color(index), "alpha": 0.75, "linewidths": 0, "zorder": 3}
         axes.scatter((automatic + reference) / 2, automatic - reference, label=plain(group or "unknown"), **style)
     if len(groups) > 1:
-        axes.legend(frameon=False, fontsize=6.5, ncols=min(len(groups), 5), loc="upper center", handletextpad=0.1, columnspacing=1)
+        axes.legend(
+            frameon=False, fontsize=6.5, ncols=min(len(groups), 5), loc="upper center", handletextpad=0.1, columnspacing=1
+        )
     low, high = axes.get_ylim()
     axes.set_ylim(low, high + 0.14 * (high - low))
     axes.set_xlabel(f"mean of automatic and reference ({unit})")
@@ -141,7 +148,11 @@ def finite(values: Iterable[Any]) -> np.ndarray:
 
 def _draw_limits(axes: Axes, agreement: Mapping[str, Any]) -> None:
     axes.axhline(0, color="#999", linewidth=0.7)
-    lines = (("bias", "bias_ci", "-", "mean"), ("loa_low", "loa_low_ci", "--", "−1.96 SD"), ("loa_high", "loa_high_ci", "--", "+1.96 SD"))
+    lines = (
+        ("bias", "bias_ci", "-", "mean"),
+        ("loa_low", "loa_low_ci", "--", "−1.96 SD"),
+        ("loa_high", "loa_high_ci", "--", "+1.96 SD"),
+    )
     for name, interval, style, word in lines:
         position = finite([agreement.get(name)])
         if not len(position):
@@ -186,4 +197,6 @@ def _tidy(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", alpha=0.25)
     axes.tick_params(labelsize=8)
+    axes.xaxis.label.set_size(9)
+    axes.yaxis.label.set_size(9)
     axes.yaxis.set_major_locator(MaxNLocator(6))

@@ -6,12 +6,11 @@ import base64
 import io
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image
 
 MARGIN_MM = 18.0
 REFERENCE_COLOR = "#ffffff"
@@ -80,13 +79,14 @@ def overlay(
     region = image[(slice(None), *window)]
     low, high = np.percentile(region[np.isfinite(region)], (1, 99.5)) if np.isfinite(region).any() else (0.0, 1.0)
     height, width = region.shape[1] * spacing[1], region.shape[2] * spacing[2]
+    shades: dict[str, Any] = {"cmap": "gray", "vmin": low, "vmax": max(high, low + 1e-6)}
     cell = 1.95
     figure = Figure(figsize=(cell * len(slices), 2 * cell * height / width), dpi=100, facecolor="black")
     figure.subplots_adjust(0, 0, 1, 1, 0.01, 0.01)
     panels = figure.subplots(2, len(slices), squeeze=False)
     for column, index in enumerate(slices):
         for axes in panels[:, column]:
-            axes.imshow(region[index], cmap="gray", vmin=low, vmax=max(high, low + 1e-6), aspect=spacing[1] / spacing[2])
+            axes.imshow(region[index], interpolation="bilinear", aspect=spacing[1] / spacing[2], **shades)
             axes.set_axis_off()
         _draw_outlines(panels[1, column], prediction[(index, *window)], labels, automatic=True)
         _draw_outlines(panels[1, column], reference[(index, *window)], labels, automatic=False)
@@ -134,10 +134,6 @@ def _draw_outlines(axes: Axes, labels: np.ndarray, names: Mapping[str, int], aut
 
 
 def _png(figure: Figure) -> str:
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
     stream = io.BytesIO()
-    # 256 colours are enough for a grey image with a few lines, at a third of the size.
-    picture.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(stream, format="PNG", optimize=True)
+    figure.savefig(stream, format="png", facecolor=figure.get_facecolor())
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")

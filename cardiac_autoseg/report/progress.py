@@ -1,4 +1,4 @@
-"""The picture of a running training: loss, Dice and learning rate over the steps. Cheap enough to redraw every few minutes."""
+"""The picture of a running training: loss, Dice and learning rate over the steps. Cheap enough to redraw often."""
 
 from __future__ import annotations
 
@@ -58,7 +58,9 @@ def draw_loss(axes: Axes, log: Sequence[Mapping[str, Any]]) -> None:
 def draw_dice(axes: Axes, log: Sequence[Mapping[str, Any]]) -> None:
     """Draw the running Dice of the training batches and the Dice of the validation patients."""
     axes.plot(*curve(log, "dice"), color=TRAINING, linewidth=1.2, label="training batches")
-    axes.plot(*curve(log, "val_dice"), color=VALIDATION, linewidth=1.4, marker="o", markersize=3, label="validation patients")
+    steps, values = curve(log, "val_dice")
+    if len(steps):
+        axes.plot(steps, values, color=VALIDATION, linewidth=1.4, marker="o", markersize=3, label="validation patients")
     axes.set_xlabel("step")
     axes.set_ylabel("Dice (mean of structures)")
     axes.set_ylim(0, 1)

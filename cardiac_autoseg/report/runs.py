@@ -1,4 +1,4 @@
-"""What a workspace holds: its data, its preprocessing, its training runs and its bundles. Reads JSON only, so it is quick."""
+"""What a workspace holds: its data, its preprocessing, its training runs and its bundles. Reads JSON only: quick."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import socket
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -19,13 +20,16 @@ from cardiac_autoseg.workspace import RunKey, Workspace
 
 STALE_SECONDS = 30 * 60
 """A run that wrote nothing for this long is not running: its process id may belong to another process by now."""
+UNDER_WAY = ("new", "running", "validating")
+"""What ``run.json`` says while a process should be at work."""
 
 
 @dataclass(frozen=True)
 class RunState:
     """One training run as its ``run.json`` tells it.
 
-    ``state`` is "done", "running", "interrupted", "failed" or "broken" (``run.json`` missing or unreadable; ``problem`` says why).
+    ``state`` is "done", "running", "interrupted", "failed" or "broken" (``run.json`` missing or unreadable).
+    ``problem`` says what went wrong.
     """
 
     key: RunKey
@@ -122,20 +126,20 @@ def _read_run(key: RunKey, folder: Path, now: float) -> RunState:
     if not isinstance(record, dict) or not isinstance(record.get("status"), str):
         return RunState(key, folder, "broken", {}, f"{folder / 'run.json'} is not a run record")
     status = record["status"]
-    if status == "running" and not _alive(record, folder, now):
-        return RunState(key, folder, "interrupted", record)
+    if status in UNDER_WAY:
+        return RunState(key, folder, "running" if _alive(record, folder, now) else "interrupted", record)
     return RunState(key, folder, status, record, str(record.get("error") or ""))
 
 
 def _alive(record: dict[str, Any], folder: Path, now: float) -> bool:
-    """Whether a run recorded as running still does: written to lately, and its process is there (when it is on this host)."""
+    """Whether a run recorded as running still does: written to lately, and its process is there, if on this host."""
     if now - _last_sign(record, folder) > STALE_SECONDS:
         return False
     hardware = record.get("hardware")
     host = record.get("host") or (hardware.get("host") if isinstance(hardware, dict) else None)
     if host and host != socket.gethostname():
         return True
-    return process_alive(record.get("pid"))
+    return record.get("pid") is None or process_alive(record["pid"])
 
 
 def process_alive(pid: Any) -> bool:
@@ -163,10 +167,8 @@ def _last_sign(record: dict[str, Any], folder: Path) -> float:
     if isinstance(updated, int | float):
         signs.append(float(updated))
     elif isinstance(updated, str):
-        try:
+        with suppress(ValueError):
             signs.append(datetime.fromisoformat(updated).timestamp())
-        except ValueError:
-            pass
     for name in ("run.json", "log.jsonl"):
         try:
             signs.append((folder / name).stat().st_mtime)
@@ -204,7 +206,8 @@ def _labels_of(entry: Any) -> list[str]:
 def _bundles(workspace: Workspace) -> list[dict[str, Any]]:
     found = []
     for path in sorted((workspace.root / "models").glob("*")):
-        if not path.is_dir() and path.suffix != ".zip":
+        # A zip beside its folder is the same bundle once more.
+        if not (path / "bundle.json").is_file() and (path.suffix != ".zip" or path.with_suffix("").is_dir()):
             continue
         values: Any = {}
         problem = ""

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import stdev
 from typing import Any
 
 from cardiac_autoseg.data.index import Dataset
-from cardiac_autoseg.report.collect import Result, architecture_name, mean, structures
-from cardiac_autoseg.report.words import INDEX_NAMES, MISSING, PHASE_NAMES, duration, index_name, interval, number
+from cardiac_autoseg.report.collect import PHASES, Result, architecture_name, mean, structures
+from cardiac_autoseg.report.words import (
+    INDEX_NAMES,
+    MISSING,
+    PHASE_NAMES,
+    STRUCTURE_NAMES,
+    duration,
+    index_name,
+    interval,
+    number,
+)
 
 LEVEL_NAMES = {"base": "base", "mid": "mid-ventricle", "apex": "apex"}
 
@@ -36,12 +44,12 @@ def accuracy_table(result: Result) -> Table:
             *(number(row.get(f"{name}_mean")) for name in ("hd", "hd95", "assd")),
             str(row["n_missed"]),
         )
-        for row in result.summary
+        for row in _ordered(result)
     )
     head = ("structure", "phase", "volumes", "Dice, mean ± SD", "median", "HD (mm)", "HD95 (mm)", "ASSD (mm)", "missed")
     note = (
-        "Distances are in 3D with the true voxel spacing. A volume in which only one of the two label sets has the structure counts with Dice 0 "
-        "and has no distance: it stands under “missed”, and the mean distances are over the others."
+        "Distances are in 3D with the true voxel spacing. A volume where only one of the two label sets has the structure "
+        "counts with Dice 0 and has no distance: it stands under “missed”, and the mean distances are over the others."
     )
     return Table(head, rows, 2, note)
 
@@ -60,31 +68,62 @@ def agreement_table(result: Result) -> Table:
             number(row.get("pearson_r"), 3),
             number(row.get("icc"), 3),
         )
-        for row in sorted(result.agreement, key=lambda row: order.get(str(row["index"]), len(order)))
+        for row in sorted(limited(result), key=lambda row: order.get(str(row["index"]), len(order)))
     )
-    head = ("index", "patients", "bias (95 % CI)", "lower limit (95 % CI)", "upper limit (95 % CI)", "mean |error|", "r", "ICC(2,1)")
-    return Table(head, rows, 1, "Differences are automatic − reference; limits of agreement are bias ± 1.96 SD.")
+    head = (
+        "index",
+        "patients",
+        "bias",
+        "lower limit",
+        "upper limit",
+        "mean |error|",
+        "r",
+        "ICC(2,1)",
+    )
+    return Table(
+        head,
+        rows,
+        1,
+        "Differences are automatic − reference; limits of agreement: bias ± 1.96 SD; in brackets 95 % confidence intervals.",
+    )
 
 
 def level_table(result: Result, dataset: Dataset) -> Table:
     """Mean Dice at base, mid-ventricle and apex, per structure and phase."""
+    summary = result.evaluation.level_summary
     rows = []
-    for structure in structures(result.levels, dataset):
-        for phase in ("ED", "ES"):
-            cells = [_level(result.levels, structure, phase, level) for level in LEVEL_NAMES]
-            if any(cell != MISSING for cell in cells):
+    for structure in structures(summary, dataset):
+        for phase in PHASES:
+            found = {row["level"]: row for row in summary if row["structure"] == structure and row["phase"] == phase}
+            if found:
+                cells = (
+                    plus_minus(row.get("dice_mean"), row.get("dice_sd"), 3) for row in map(found.get, LEVEL_NAMES) if row
+                )
                 rows.append((structure, PHASE_NAMES[phase], *cells))
     note = "The reference’s slices are cut in thirds along the ventricle; Dice of each third, mean ± SD over the volumes."
     return Table(("structure", "phase", *LEVEL_NAMES.values()), tuple(rows), 2, note)
 
 
+def reclassification_tables(result: Result) -> list[Table]:
+    """How patients move between the classes of ejection fraction: reference in rows, automatic in columns."""
+    found = []
+    for row in result.evaluation.reclassification:
+        classes = [f"{name.replace('>=', '≥ ').replace('<', '< ').replace('-', '–')} %" for name in row["classes"]]
+        rows = tuple((name, *map(str, counts)) for name, counts in zip(classes, row["table"], strict=True))
+        note = f"{row['n_reclassified']} of {row['n']} patients change class; Cohen’s kappa {number(row.get('kappa'), 2)}."
+        found.append(
+            Table((f"{index_name(str(row['index']))}, reference", *(f"automatic {name}" for name in classes)), rows, 1, note)
+        )
+    return found
+
+
 def comparison_table(results: Sequence[Result], dataset: Dataset) -> Table:
     """All models side by side on the volumes that all of them scored (on their own, where there are none in common)."""
     common = common_cases(results)
-    order = structures([row for result in results for row in result.cases], dataset)
+    order = structures([row for result in results for row in result.evaluation.cases], dataset)
     rows = []
     for result in results:
-        cases = [row for row in result.cases if not common or row["case_id"] in common]
+        cases = [row for row in result.evaluation.cases if not common or row["case_id"] in common]
         rows.append(
             (
                 result.name + (" (simulated)" if result.simulated else ""),
@@ -95,7 +134,16 @@ def comparison_table(results: Sequence[Result], dataset: Dataset) -> Table:
                 *(_bias(result, index) for index in ("LV_EF", "LV_mass", "RV_EF")),
             )
         )
-    head = ("model", "volumes", *(f"Dice {name}" for name in order), "Dice mean", "HD95 (mm)", "LVEF (points)", "LV mass (g)", "RVEF (points)")
+    head = (
+        "model",
+        "volumes",
+        *(f"Dice {name}" for name in order),
+        "Dice mean",
+        "HD95 (mm)",
+        "LVEF (points)",
+        "LV mass (g)",
+        "RVEF (points)",
+    )
     scope = (
         f"Dice and HD95 over the {len(common)} volumes that every model scored"
         if common
@@ -105,9 +153,34 @@ def comparison_table(results: Sequence[Result], dataset: Dataset) -> Table:
     return Table(head, tuple(rows), 1, note)
 
 
+def combination_table(record: Mapping[str, Any]) -> Table | None:
+    """The combinations of networks that were tried for a bundle, from its ``bundle.json``; None where it does not say."""
+    scores = record.get("scores")
+    tried = scores.get("combinations") if isinstance(scores, dict) else None
+    if not isinstance(tried, list) or not all(isinstance(row, dict) for row in tried) or not tried:
+        return None
+    names = list(tried[0].get("dice") or {})
+    rows = tuple(
+        (
+            str(row.get("name", MISSING)),
+            ", ".join(str(fold) for fold in row.get("folds") or []),
+            str(row.get("cases", MISSING)),
+            *(number((row.get("dice") or {}).get(name), 4) for name in names),
+            number(row.get("mean_dice"), 4),
+        )
+        for row in tried
+    )
+    head = ("networks", "folds", "volumes", *(f"Dice {name}" for name in names), "Dice mean")
+    note = (
+        f"Cross-validated against {scores.get('reference', MISSING)}, before postprocessing. The best is a little optimistic, "
+        f"as the same patients chose it. Postprocessing chosen: {record.get('postprocessing', MISSING)}."
+    )
+    return Table(head, rows, 2, note)
+
+
 def common_cases(results: Sequence[Result]) -> set[str]:
     """Ids of the cases that all results scored."""
-    return set.intersection(*({str(row["case_id"]) for row in result.cases} for result in results))
+    return set.intersection(*({str(row["case_id"]) for row in result.evaluation.cases} for result in results))
 
 
 def sources_table(dataset: Dataset) -> Table:
@@ -165,9 +238,10 @@ def provenance_table(results: Sequence[Result]) -> Table:
                 continue
             run, record = member.run, member.run.record
             hashes = [str(record.get(f"{name}_hash") or MISSING)[:8] for name in ("plan", "splits", "data")]
+            key = run.key
             rows.append(
                 (
-                    f"{architecture_name(run.key.architecture)}, {run.key.gt}, {run.key.loss}, fold {run.key.fold}, seed {run.key.seed}",
+                    f"{architecture_name(key.architecture)}, {key.gt}, {key.loss}, fold {key.fold}, seed {key.seed}",
                     number(run.number("step"), 0),
                     duration(run.seconds),
                     number(run.number("slices_per_second")),
@@ -191,14 +265,19 @@ def _ci(row: Mapping[str, Any], name: str) -> str:
     return interval(low, high)
 
 
-def _level(levels: Sequence[Mapping[str, Any]], structure: str, phase: str, level: str) -> str:
-    chosen = [row for row in levels if row["structure"] == structure and row["phase"] == phase and row["level"] == level]
-    dice = [row["dice"] for row in chosen if row["dice"] is not None]
-    return plus_minus(mean(dice), stdev(dice) if len(dice) > 1 else None, 3) if dice else MISSING
+def _ordered(result: Result) -> list[dict[str, Any]]:
+    """The summary with the structures in clinical order."""
+    order = {name: place for place, name in enumerate(STRUCTURE_NAMES)}
+    return sorted(result.evaluation.summary, key=lambda row: order.get(str(row["structure"]), len(order)))
+
+
+def limited(result: Result) -> list[dict[str, Any]]:
+    """The indices with limits of agreement, that is with two patients or more."""
+    return [row for row in result.evaluation.agreement if row.get("sd") is not None]
 
 
 def _bias(result: Result, index: str) -> str:
-    rows = [row for row in result.agreement if row["index"] == index]
+    rows = [row for row in limited(result) if row["index"] == index]
     return f"{number(rows[0]['bias'], signed=True)} ± {number(rows[0]['sd'])}" if rows else MISSING
 
 

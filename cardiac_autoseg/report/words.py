@@ -75,17 +75,15 @@ def agreement_sentence(row: Mapping[str, Any]) -> str:
     """What the agreement of one index means for a single patient."""
     unit = "percentage points" if row.get("unit") == "%" else str(row.get("unit", ""))
     name, bias = index_name(str(row["index"])), row["bias"]
-    low, high = row.get("bias_ci") or (None, None)
-    known = number(low) != MISSING and number(high) != MISSING
-    if known and low <= 0 <= high:
-        text = f"{name}: no systematic error is shown (mean difference {number(bias, signed=True)} {unit}"
+    low, high = row.get("bias_ci") or (math.nan, math.nan)
+    confidence = f"95 % CI {interval(low, high)}"
+    if low <= 0 <= high:
+        text = f"{name}: no systematic error is shown (mean difference {number(bias, signed=True)} {unit}, {confidence})"
     else:
-        text = f"{name}: on average {number(abs(bias))} {unit} {'higher' if bias > 0 else 'lower'} than the reference ("
-        text = text if known else text.rstrip(" (")
-    if known:
-        text += f"{', ' if not text.endswith('(') else ''}95 % CI {interval(low, high)})"
-    spread = interval(row.get("loa_low"), row.get("loa_high"))
-    return f"{text}. In a single patient expect a difference of {spread} {unit} (95 % limits of agreement, {row['n']} patients)."
+        text = f"{name}: on average {number(abs(bias))} {unit} {'higher' if bias > 0 else 'lower'} than the reference"
+        text += f" ({confidence})" if math.isfinite(low) else ""
+    low, high = (number(row.get(name), signed=True) for name in ("loa_low", "loa_high"))
+    return f"{text}. In a single patient expect a difference between {low} and {high} {unit} ({row['n']} patients)."
 
 
 def duration(seconds: float | None) -> str:

@@ -27,7 +27,7 @@ class Policy:
 
     rotation_probability: float = 0.7
     rotation: tuple[float, float] = (-30.0, 30.0)
-    """Degrees, uniform."""
+    """Degrees clockwise, uniform."""
     scale_probability: float = 0.7
     scale: tuple[float, float] = (0.75, 1.33)
     """Size of the field of view relative to the patch: above 1 the heart gets smaller. As likely below 1 as above."""
@@ -75,7 +75,7 @@ class Parameters:
     """The random numbers of one batch, on the CPU; every tensor has shape (B,) unless said otherwise."""
 
     angle: Tensor
-    """Radians; 0 is none."""
+    """Radians, clockwise on a display with y downwards; 0 is none."""
     scale: Tensor
     """1 is none."""
     shift: Tensor

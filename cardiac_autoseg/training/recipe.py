@@ -55,7 +55,9 @@ def with_overrides(recipe: Recipe, overrides: dict[str, Any]) -> Recipe:
         raise UserError(
             f"the recipe has no {', '.join(sorted(unknown))}; it has: {', '.join(sorted(recipe_fields | policy_fields))}"
         )
-    changed = {name: _like(getattr(recipe.policy, name), value, name) for name, value in overrides.items() if name in policy_fields}
+    changed = {
+        name: _like(getattr(recipe.policy, name), value, name) for name, value in overrides.items() if name in policy_fields
+    }
     own = {name: _like(getattr(recipe, name), value, name) for name, value in overrides.items() if name in recipe_fields}
     return dataclasses.replace(recipe, policy=dataclasses.replace(recipe.policy, **changed), **own)
 

@@ -95,4 +95,10 @@ def now() -> str:
 def hardware(device: torch.device) -> dict[str, Any]:
     """What the run ran on."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    return {"device": str(device), "name": name, "threads": torch.get_num_threads(), "cores": os.cpu_count(), "torch": torch.__version__}
+    return {
+        "device": str(device),
+        "name": name,
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "torch": torch.__version__,
+    }

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -145,7 +146,11 @@ class Run:
         first, started = state.step, time.perf_counter()
         saved = started
         sums = torch.zeros(2 + 2 * (len(self.plan.classes) - 1), device=self.device)
-        bar = tqdm(total=self.steps, initial=first, disable=self.options.quiet, unit="step", mininterval=1.0, smoothing=0.05)
+        # A terminal is redrawn, a log file gets a line now and then.
+        pause = 1.0 if sys.stderr.isatty() else 30.0
+        bar = tqdm(
+            total=self.steps, initial=first, disable=self.options.quiet, unit="step", mininterval=pause, maxinterval=pause
+        )
         while state.step < self.steps:
             sums += self.step(state)
             state.step += 1
@@ -155,7 +160,8 @@ class Run:
                 append_log(self.folder / "log.jsonl", entry)
                 log.append(entry)
                 sums.zero_()
-                bar.set_postfix_str(f"loss {entry['loss']:.3f}, Dice {entry['dice']:.3f}, {entry['slices_per_second']:.0f} slices/s")
+                text = f"loss {entry['loss']:.3f}, Dice {entry['dice']:.3f}, {entry['slices_per_second']:.0f} slices/s"
+                bar.set_postfix_str(text, refresh=False)
             if stop.is_set() or time.perf_counter() - saved > 60 * self.options.checkpoint_minutes:
                 self.save(state, log, time.perf_counter() - saved)
                 saved = time.perf_counter()
@@ -169,7 +175,7 @@ class Run:
     def start(self) -> State:
         """The state to go on from: the checkpoint's, or a fresh network drawn from the seed."""
         torch.manual_seed(self.key.seed)
-        network = build_network(self.plan).to(self.device, memory_format=torch.channels_last)
+        network = _placed(build_network(self.plan), self.device)
         average = {name: value.detach().clone() for name, value in network.state_dict().items()}
         optimiser = torch.optim.AdamW(
             network.parameters(), lr=self.plan.learning_rate, weight_decay=self.recipe.weight_decay, foreach=True
@@ -207,7 +213,7 @@ class Run:
             seed = int(torch.randint(2**31, (1,), generator=generator))
             images, labels = augment_on_host(self.recipe.policy, images.cpu(), labels.cpu(), centres, plan.patch, seed)
             return images.to(self.device), labels.to(self.device)
-        return apply(draw(self.recipe.policy, plan.batch, generator), images, labels, centres.to(self.device), plan.patch)
+        return apply(draw(self.recipe.policy, plan.batch, generator), images, labels, centres, plan.patch)
 
     def log_entry(self, state: State, sums: Tensor, speed: float) -> dict[str, Any]:
         """One line of the log, from the sums since the last; raises :class:`UserError` when the training has diverged."""
@@ -230,7 +236,9 @@ class Run:
         if final:
             write_tensors(self.folder / "model.safetensors", state.average, {"step": state.step})
         else:
-            save_state(self.folder / "state.safetensors", state.network, state.average, state.optimiser, {"step": state.step})
+            save_state(
+                self.folder / "state.safetensors", state.network, state.average, state.optimiser, {"step": state.step}
+            )
         self.record.add_seconds("train", seconds)
         speed = log[-1]["slices_per_second"] if log else None
         self.record.update(step=state.step, slices_per_second=speed)
@@ -262,9 +270,13 @@ def fold_cases(
         raise UserError(str(error)) from error
     labelled = [case for case in dataset.labelled(key.gt) if store.has(case.id, key.gt)]
     training = [case.id for case in labelled if case.subject in train_subjects]
-    validation = [case.id for case in dataset.cases if case.subject in val_subjects and case.id in store.keys and case.labels]
+    validation = [
+        case.id for case in dataset.cases if case.subject in val_subjects and case.id in store.keys and case.labels
+    ]
     if not training:
-        raise UserError(f"source {key.gt!r} has no preprocessed case to train on in fold {key.fold}: run cas_plan_and_preprocess")
+        raise UserError(
+            f"source {key.gt!r} has no preprocessed case to train on in fold {key.fold}: run cas_plan_and_preprocess"
+        )
     everything = sum(case.subject in train_subjects for case in dataset.cases)
     if len(training) < everything:
         report(f"source {key.gt!r} covers {len(training)} of the fold's {everything} training cases; training on those")
@@ -276,7 +288,12 @@ def load_average(folder: Path, plan: Plan, device: torch.device) -> nn.Module:
     tensors, _ = read_tensors(folder / "model.safetensors")
     network = build_network(plan)
     network.load_state_dict(tensors)
-    return network.to(device, memory_format=torch.channels_last).eval()
+    return _placed(network, device).eval()
+
+
+def _placed(network: nn.Module, device: torch.device) -> nn.Module:
+    """On the device, weights stored channels last, which convolutions on CPUs and GPUs prefer."""
+    return network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 @torch.no_grad()

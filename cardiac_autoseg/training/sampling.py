@@ -56,7 +56,7 @@ def build_bank(
         images[start:stop, :rows, :columns] = torch.from_numpy(image)
         labels[start:stop, :rows, :columns] = torch.from_numpy(label)
         sizes[start:stop] = rows, columns
-        whole = _centre(label.any(axis=0), (rows / 2, columns / 2))
+        whole = _centre(np.asarray(label.any(axis=0)), (rows / 2, columns / 2))
         for offset, plane in enumerate(label):
             hearts[start + offset] = _centre(plane > 0, whole)
         start = stop

@@ -62,4 +62,3 @@ def validate(
     evaluation = evaluate_files(workspace, dataset, reference, scored, report)
     write_evaluation(target, evaluation)
     return round(evaluation.mean_dice, 4)
-

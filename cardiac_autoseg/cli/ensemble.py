@@ -1,0 +1,61 @@
+"""``cas_ensemble``: choose the best model among the finished runs by cross-validation, and write it as a bundle."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from cardiac_autoseg.cli import common
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of ``cas_ensemble``."""
+    parser = common.make_parser(
+        "Compare the finished runs of one label source, and combinations of them, by cross-validation; write the best, with"
+        " the postprocessing that helps, as models/<name>. The Dice compared is that against the source trained on."
+    )
+    parser.add_argument("--gt", default="expert", metavar="SOURCE", help="label source the runs were trained on")
+    parser.add_argument("--arch", nargs="+", default=[], help="only these architectures")
+    parser.add_argument("--loss", nargs="+", default=[], help="only these losses")
+    parser.add_argument("--seed", nargs="+", type=int, default=[], help="only these seeds")
+    parser.add_argument("--name", default="best", help="name of the bundle; one of that name is replaced")
+    parser.add_argument("--licence", default="", metavar="TEXT", help="terms of use, kept in the bundle")
+    parser.add_argument(
+        "--reference", metavar="SOURCE", help="source for evaluation.json; without it expert where there is one, else --gt"
+    )
+    parser.add_argument("--zip", action="store_true", help="also write models/<name>.zip, to pass on as one file")
+    return common.run(parser, _work, arguments)
+
+
+def _work(values: argparse.Namespace) -> int:
+    from cardiac_autoseg.errors import UserError
+    from cardiac_autoseg.inference.crossvalidation import collect
+    from cardiac_autoseg.inference.ensemble import choose, evaluate_held_out, pick_reference, table, write_bundle
+    from cardiac_autoseg.workspace import find_workspace
+
+    if "/" in values.name or values.name.startswith("."):
+        raise UserError(
+            f"--name {values.name} is not a plain name: give one without slashes that starts with a letter or digit"
+        )
+    pool = collect(find_workspace(values.workspace), values.gt, print, values.arch, values.loss, values.seed)
+    reference = pick_reference(pool, values.reference)
+    print(f"{len(pool.runs)} runs trained on {values.gt}, {len(pool.scored)} validation cases", flush=True)
+    choice = choose(pool, print)
+    print(f"\nCross-validated Dice against {values.gt}, before postprocessing")
+    _print_table(table(pool, choice.scores))
+    print(f"\nPostprocessing of {choice.best.name}: mean Dice")
+    for name, dice in choice.postprocessing_scores.items():
+        print(f"  {name:<30} {dice:.4f}{'   <- chosen' if name == choice.postprocessing else ''}")
+    evaluation = evaluate_held_out(pool, choice, reference, print)
+    folder = write_bundle(pool, choice, values.name, values.licence, print, evaluation, values.zip)
+    score = "" if evaluation.mean_dice is None else f", mean Dice against {reference} {evaluation.mean_dice:.4f}"
+    print(f"\n{folder}: {choice.best.name}, postprocessing {choice.postprocessing}{score} (patients not trained on)")
+    return common.OK
+
+
+def _print_table(rows: list[list[str]]) -> None:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for first, *others in rows:
+        print(
+            "  ".join([first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))])
+        )

@@ -1,0 +1,150 @@
+"""``cas_plan_and_preprocess``: fingerprint, plan and preprocess a data set; imports it first if it is not a workspace yet."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cardiac_autoseg.cli import common
+
+if TYPE_CHECKING:
+    from cardiac_autoseg.workspace import Workspace
+
+ARCHITECTURES = ("unet", "attention_unet", "enet")
+STAGES = ("fingerprint", "plan", "preprocess")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The options of ``cas_plan_and_preprocess``."""
+    parser = common.make_parser(
+        "Look at a data set once, decide everything, preprocess it; a second run redoes only what changed."
+    )
+    parser.add_argument(
+        "dataset", nargs="?", type=Path, help="data folder of a known layout, or a workspace (default: as -w)"
+    )
+    parser.add_argument("--gt", default="expert", help="name of the label source, when the data set is imported")
+    parser.add_argument("--target", choices=("cpu", "gpu"), help="machine to plan for (default: gpu if there is one)")
+    parser.add_argument("--memory-gb", type=float, help="device memory that training may use (default: 8)")
+    parser.add_argument("--gflops", type=float, help="compute for one slice, forward, in GFLOP (default: the target's)")
+    parser.add_argument("--only", nargs="+", choices=STAGES, default=STAGES, help="stages to run")
+    parser.add_argument("--workers", type=int, help="threads (default: one for each core)")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point."""
+    return common.run(build_parser(), work, arguments)
+
+
+def work(values: argparse.Namespace) -> int:
+    """Run the stages; exit code 1 if cases were left out."""
+    from cardiac_autoseg.data.index import load_dataset
+    from cardiac_autoseg.preprocessing import prepare
+    from cardiac_autoseg.preprocessing.store import preprocess
+    from planning.plan import describe_plan
+
+    started = time.perf_counter()
+    workspace, changed = _workspace(values)
+    dataset = load_dataset(workspace.dataset)
+    failed: dict[str, str] = {}
+    if "fingerprint" in values.only:
+        with _Progress("fingerprint") as progress:
+            fingerprint, measured, failed = prepare.update_fingerprint(workspace, dataset, progress, values.workers)
+        changed |= measured > 0
+        print(f"fingerprint: {measured} cases measured, {len(fingerprint.cases) - measured} unchanged")
+    if "plan" in values.only:
+        budget = prepare.Budget(values.target or _default_target(), values.memory_gb, values.gflops)
+        plans, written = prepare.update_plans(workspace, prepare.load_fingerprint(workspace), budget, ARCHITECTURES)
+        _, new_splits = prepare.update_splits(workspace, dataset)
+        changed |= bool(written) or new_splits
+        for plan in plans.values():
+            print(describe_plan(plan))
+        print(f"plans: {', '.join(written) or 'none'} written; folds {'dealt' if new_splits else 'unchanged'}")
+    if "preprocess" in values.only:
+        grid = prepare.shared_grid(prepare.load_plans(workspace))
+        with _Progress("preprocess") as progress:
+            outcome = preprocess(workspace, dataset, grid, progress, values.workers)
+        changed |= outcome.made > 0
+        failed |= outcome.failed
+        print(f"preprocessed: {outcome.made} arrays made, {outcome.kept} unchanged")
+    for case, problem in failed.items():
+        print(f"left out {case}: {problem}", file=sys.stderr)
+    seconds = time.perf_counter() - started
+    print(f"{workspace.root}: {'ready' if changed else 'nothing has changed, nothing done'} ({seconds:.1f} s)")
+    return common.SOME_FAILED if failed else common.OK
+
+
+def _workspace(values: argparse.Namespace) -> tuple[Workspace, bool]:
+    """The workspace to prepare, and whether the data set was imported just now."""
+    import os
+
+    from cardiac_autoseg.data.importers import import_dataset, recognise
+    from cardiac_autoseg.errors import UserError
+    from cardiac_autoseg.workspace import Workspace, find_workspace
+
+    if values.dataset is None:
+        return find_workspace(values.workspace), False
+    if not values.dataset.is_dir():
+        raise UserError(f"{values.dataset} is not a folder: give the folder of a data set, or a workspace")
+    if _is_index(values.dataset / "dataset.json"):
+        return Workspace(values.dataset.resolve()), False
+    root = Path(values.workspace or os.environ.get("CAS_WORKSPACE") or ".").expanduser().resolve()
+    workspace = Workspace(root)
+    if _is_index(workspace.dataset):
+        print(f"{root} is a workspace already; its index is used (cas_import makes it anew)")
+        return workspace, False
+    if workspace.dataset.exists():
+        raise UserError(
+            f"{workspace.dataset} is not an index of ours and is not overwritten: name another workspace with -w"
+        )
+    layout = recognise(values.dataset)
+    print(f"{values.dataset} has the layout {layout!r}; importing it into {root}")
+    import_dataset(layout, values.dataset, workspace, values.gt, None, print)
+    return workspace, True
+
+
+def _is_index(path: Path) -> bool:
+    """Whether the file is our index; nnU-Net's data sets have a ``dataset.json`` too."""
+    from cardiac_autoseg.errors import UserError
+    from cardiac_autoseg.files import read_json
+
+    try:
+        values = read_json(path)
+    except UserError:
+        return False
+    return isinstance(values, dict) and "cases" in values and "format_version" in values
+
+
+def _default_target() -> str:
+    import torch
+
+    return "gpu" if torch.cuda.is_available() else "cpu"
+
+
+class _Progress:
+    """A progress bar as a context manager that gives ``progress(done, total)``."""
+
+    def __init__(self, title: str) -> None:
+        self.title = title
+
+    def __enter__(self) -> Callable[[int, int], None]:
+        from tqdm import tqdm
+
+        self.bar = tqdm(desc=self.title, unit="case", leave=False, mininterval=0.5, disable=None)
+
+        def progress(done: int, total: int) -> None:
+            self.bar.total = total
+            self.bar.update(done - self.bar.n)
+
+        return progress
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

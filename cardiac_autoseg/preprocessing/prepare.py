@@ -1,0 +1,184 @@
+"""From an index to a workspace ready for training: fingerprint, plans, folds. Each step redoes only what has changed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from cardiac_autoseg.data.index import Case, Dataset
+from cardiac_autoseg.data.load import load_image, load_labels, require_same_geometry
+from cardiac_autoseg.errors import UserError
+from cardiac_autoseg.files import hash_json, read_json, write_json
+from cardiac_autoseg.preprocessing.identity import FileHashes
+from cardiac_autoseg.preprocessing.store import Grid, in_threads
+from cardiac_autoseg.workspace import Workspace
+from planning.fingerprint import (
+    FORMAT_VERSION,
+    CaseMeasurement,
+    Fingerprint,
+    build_fingerprint,
+    case_from_json,
+    measure_case,
+)
+from planning.plan import Plan
+from planning.planner import make_plan
+from planning.splits import Splits, make_splits
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """What the networks may cost: a target, and numbers that override its own."""
+
+    target: str
+    memory_gb: float | None = None
+    gflops: float | None = None
+
+
+def update_fingerprint(
+    workspace: Workspace,
+    dataset: Dataset,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    workers: int | None = None,
+) -> tuple[Fingerprint, int, dict[str, str]]:
+    """Measure the cases that are new or changed, in parallel threads, and write ``fingerprint.json`` if it changes.
+
+    Returns the fingerprint, how many cases were measured, and what went wrong by case id.
+    """
+    hashes = FileHashes(workspace.preprocessed / "files.json")
+    measurements: list[CaseMeasurement] = []
+    keys: dict[str, str] = {}
+    failed: dict[str, str] = {}
+    measured = 0
+    for number, (case, result) in enumerate(
+        in_threads(partial(_measure, workspace, dataset, hashes), dataset.cases, workers), 1
+    ):
+        if isinstance(result, UserError):
+            failed[case.id] = str(result)
+        else:
+            measurement, keys[case.id], new = result
+            measurements.append(measurement)
+            measured += new
+        progress(number, len(dataset.cases))
+    if not measurements:
+        raise UserError("no case could be measured:\n  " + "\n  ".join(failed.values()))
+    hashes.save()
+    subjects = {case.id: case.subject for case in dataset.cases}
+    fingerprint = build_fingerprint(dataset.name, dataset.classes, measurements, subjects, hash_json(keys))
+    _write_if_changed(workspace.fingerprint, fingerprint.to_json())
+    return fingerprint, measured, failed
+
+
+def _measure(workspace: Workspace, dataset: Dataset, hashes: FileHashes, case: Case) -> tuple[CaseMeasurement, str, bool]:
+    """A case's measurement, its key, and whether it had to be made; kept in a file, so that a killed run goes on."""
+    labels = {name: [hashes(workspace.resolve(ref.path)), ref.frame] for name, ref in sorted(case.labels.items())}
+    values = {name: sorted(dataset.sources[name].values.items()) for name in labels}
+    key = hash_json(
+        [FORMAT_VERSION, hashes(workspace.resolve(case.image)), case.image_frame, labels, values, dataset.labels]
+    )
+    path = workspace.preprocessed / "measurements" / f"{case.id}.json"
+    if path.is_file():
+        try:
+            kept = read_json(path)
+            if kept["key"] == key:
+                return case_from_json(kept["measurement"]), key, False
+        except (UserError, KeyError, TypeError):
+            pass  # measured again below
+    image = load_image(workspace, case)
+    arrays = {}
+    for source in case.labels:
+        volume = load_labels(workspace, dataset, case, source)
+        require_same_geometry(image, volume, case)
+        arrays[source] = volume.array
+    try:
+        measurement = measure_case(image.array, arrays, image.geometry.spacing_zyx, case.id, dataset.classes)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    write_json(path, {"key": key, "measurement": dataclasses.asdict(measurement)})
+    return measurement, key, True
+
+
+def load_fingerprint(workspace: Workspace) -> Fingerprint:
+    """Read ``fingerprint.json``; raises :class:`UserError` if it is missing or of another version."""
+    values = read_json(workspace.fingerprint, "Run cas_plan_and_preprocess without --only, or with --only fingerprint.")
+    try:
+        return Fingerprint.from_json(values)
+    except ValueError as error:
+        raise UserError(f"{workspace.fingerprint}: {error}") from error
+
+
+def load_plans(workspace: Workspace) -> dict[str, Plan]:
+    """The plans that exist, by architecture; raises :class:`UserError` if there are none or one is broken."""
+    plans = {}
+    for path in sorted((workspace.root / "plans").glob("*.json")):
+        try:
+            plans[path.stem] = Plan.from_json(read_json(path))
+        except ValueError as error:
+            raise UserError(f"{path}: {error}") from error
+    if not plans:
+        raise UserError(f"{workspace.root} has no plans: run cas_plan_and_preprocess")
+    return plans
+
+
+def update_plans(
+    workspace: Workspace, fingerprint: Fingerprint, budget: Budget, architectures: Sequence[str]
+) -> tuple[dict[str, Plan], list[str]]:
+    """Plan each architecture and write what changes; returns the plans and the names of those written."""
+    plans, written = {}, []
+    for architecture in architectures:
+        try:
+            plan = make_plan(fingerprint, architecture, budget.target, budget.memory_gb, budget.gflops)
+        except ValueError as error:
+            raise UserError(f"{architecture}: {error}") from error
+        plans[architecture] = plan
+        if _write_if_changed(workspace.plan(architecture), plan.to_json()):
+            written.append(architecture)
+    return plans, written
+
+
+def update_splits(workspace: Workspace, dataset: Dataset) -> tuple[Splits, bool]:
+    """Deal the subjects to folds, once: splits that hold all labelled subjects are kept, even if edited by hand.
+
+    Returns the splits and whether they were made anew.
+    """
+    labelled = [case for case in dataset.cases if case.labels]
+    persons: dict[str, set[str]] = {}
+    for case in labelled:
+        persons.setdefault(case.person, set()).add(case.subject)
+    try:
+        if workspace.splits.is_file():
+            splits = Splits.from_json(read_json(workspace.splits))
+            if set(splits.subjects) == set().union(*persons.values()):
+                return splits, False
+        dealt = make_splits({case.person: case.group for case in labelled})
+        # One person under two names goes to one fold under both.
+        folds = (sorted(name for person in fold for name in persons[person]) for fold in dealt.validation)
+        splits = Splits(tuple(tuple(fold) for fold in folds), dealt.seed)
+    except ValueError as error:
+        raise UserError(f"{workspace.splits}: {error}") from error
+    write_json(workspace.splits, splits.to_json())
+    return splits, True
+
+
+def shared_grid(plans: dict[str, Plan]) -> Grid:
+    """The grid of the store, which all plans must share; raises :class:`UserError` if they do not."""
+    grids = {Grid(plan.spacing, plan.clip_percentiles) for plan in plans.values()}
+    if len(grids) != 1:
+        raise UserError(
+            "the plans disagree about spacing or normalisation, but share one store: plan all architectures together"
+        )
+    return grids.pop()
+
+
+def _write_if_changed(path: Path, values: Any) -> bool:
+    """Write JSON only where the file holds something else, so that its time tells when it last changed."""
+    if path.is_file():
+        try:
+            if hash_json(read_json(path)) == hash_json(values):
+                return False
+        except UserError:
+            pass  # broken: written anew
+    write_json(path, values)
+    return True

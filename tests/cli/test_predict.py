@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK as sitk  # noqa: N813
+import torch
+
+from cardiac_autoseg.bundle import Bundle, Member, save_bundle
+from cardiac_autoseg.cli.predict import main
+from cardiac_autoseg.inference.model import load_model
+from cardiac_autoseg.networks import build_network
+from planning.plan import Plan, UNetShape
+
+LABELS = {"background": 0, "RV": 1, "MYO": 2, "LV": 3}
+
+
+def make_bundle(path: Path) -> Path:
+    numbers: dict[str, Any] = dict.fromkeys(("memory_gb", "gflops", "batch", "steps", "learning_rate"), 1)
+    plan = Plan(
+        **numbers,
+        architecture="unet",
+        dataset="test",
+        target="cpu",
+        classes=tuple(LABELS),
+        spacing=(1.5, 1.5),
+        patch=(32, 32),
+        divisor=(4, 4),
+        clip_percentiles=(0.5, 99.5),
+        augmentation="device",
+        network=UNetShape((4, 8, 8), ((1, 1), (2, 2), (2, 2))),
+        memory_bytes=1,
+        gflops_per_slice=1.0,
+        parameters=1,
+        fingerprint_hash="",
+        reasons={},
+    )
+    torch.manual_seed(0)
+    network = build_network(plan)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    member = Member("unet", "ce_dice", "expert", "0", 0, "a")
+    save_bundle(path, Bundle("test", LABELS, {"a": plan}, (member,), flips=(0, 1)), [network.state_dict()])
+    return path
+
+
+def write_image(path: Path, *shape: int, seed: int = 0) -> sitk.Image:
+    """An oblique image with spacings and an origin that no default would give."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    array = np.random.default_rng(seed).integers(0, 900, shape).astype(np.int16)
+    image = sitk.GetImageFromArray(array, isVector=False)
+    dimension = len(shape)
+    image.SetSpacing((1.37, 1.41, 9.3, 33.0)[:dimension])
+    image.SetOrigin((-12.5, 33.0, 7.25, 0.0)[:dimension])
+    turned = np.eye(dimension)
+    turned[:2, :2] = [[0.6, -0.8], [0.8, 0.6]]
+    image.SetDirection(turned.ravel().tolist())
+    sitk.WriteImage(image, str(path))
+    return sitk.ReadImage(str(path))
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    return make_bundle(tmp_path / "workspace" / "models" / "best")
+
+
+def same_geometry(a: sitk.Image, b: sitk.Image) -> None:
+    assert a.GetSize() == b.GetSize()
+    for name in ("GetSpacing", "GetOrigin", "GetDirection"):
+        np.testing.assert_allclose(getattr(a, name)(), getattr(b, name)(), rtol=0, atol=1e-6, err_msg=name)
+
+
+def test_folder_of_3d_and_4d_files(tmp_path: Path, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = {
+        "a": write_image(tmp_path / "in" / "a.nii.gz", 3, 20, 26),
+        "b.1": write_image(tmp_path / "in" / "b.1.nii", 2, 3, 22, 18),
+    }
+    out = tmp_path / "out"
+    assert main(["-i", str(tmp_path / "in"), "-o", str(out), "--model", str(bundle), "--device", "cpu"]) == 0
+    assert sorted(path.name for path in out.iterdir()) == ["a.nii.gz", "b.1.nii.gz"]
+    model = load_model(bundle, device="cpu")
+    for name, image in images.items():
+        labels = sitk.ReadImage(str(out / f"{name}.nii.gz"))
+        same_geometry(labels, image)
+        assert labels.GetPixelID() == sitk.sitkUInt8
+        expected = model(sitk.GetArrayFromImage(image), image.GetSpacing()[:3][::-1])
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(labels), expected)
+    printed = capsys.readouterr().out
+    assert "[2/2] b.1.nii: 2 x 3 x 22 x 18" in printed
+    for stage in ("load model", "read", "resample", "network", "postprocess", "write"):
+        assert stage in printed
+
+
+def test_bad_files_are_skipped_and_named(tmp_path: Path, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_image(tmp_path / "in" / "a.nii.gz", 2, 20, 20)
+    (tmp_path / "in" / "b.nii.gz").write_bytes(b"not an image")
+    write_image(tmp_path / "in" / "c.nii.gz", 4, 30, 30)
+    whole = (tmp_path / "in" / "c.nii.gz").read_bytes()
+    (tmp_path / "in" / "c.nii.gz").write_bytes(whole[: len(whole) // 2])
+    write_image(tmp_path / "in" / "d.nii.gz", 2, 20, 20)
+    assert main(["-i", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--model", str(bundle)]) == 1
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.nii.gz", "d.nii.gz"]
+    captured = capsys.readouterr()
+    assert "b.nii.gz: FAILED" in captured.err
+    assert "c.nii.gz: FAILED" in captured.err
+    assert "Traceback" not in captured.err
+    assert "2 predicted" in captured.out
+
+
+def test_finished_files_are_not_predicted_again(tmp_path: Path, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_image(tmp_path / "in" / "a.nii.gz", 2, 20, 20)
+    write_image(tmp_path / "in" / "b.nii.gz", 2, 20, 20)
+    arguments = ["-i", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--model", str(bundle)]
+    assert main(arguments) == 0
+    first = (tmp_path / "out" / "a.nii.gz").read_bytes()
+    (tmp_path / "out" / "a.nii.gz").write_bytes(b"kept")
+    (tmp_path / "out" / "b.nii.gz").unlink()
+    capsys.readouterr()
+    assert main(arguments) == 0
+    assert "1 of 2 files have an output" in capsys.readouterr().out
+    assert (tmp_path / "out" / "a.nii.gz").read_bytes() == b"kept"
+    assert (tmp_path / "out" / "b.nii.gz").exists()
+    assert main([*arguments, "--overwrite"]) == 0
+    assert len((tmp_path / "out" / "a.nii.gz").read_bytes()) == len(first)
+
+
+def test_probabilities_fit_the_labels(tmp_path: Path, bundle: Path) -> None:
+    write_image(tmp_path / "in.nii.gz", 2, 3, 20, 21)
+    arguments = ["-i", str(tmp_path / "in.nii.gz"), "-o", str(tmp_path), "--model", str(bundle), "--fast"]
+    with pytest.raises(SystemExit):
+        main(["--no-such-option"])
+    assert main(arguments) == 2, "the output would replace the input"
+    arguments[3] = str(tmp_path / "out")
+    assert main(arguments) == 0
+    assert main([*arguments, "--save-probabilities"]) == 0
+    values = np.load(tmp_path / "out" / "in.npz")["probabilities"]
+    assert values.shape == (4, 2, 3, 20, 21)
+    labels = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out" / "in.nii.gz")))
+    best = values.astype(np.float32).max(0)
+    chosen = np.take_along_axis(values, labels[None].astype(int), 0)[0]
+    np.testing.assert_allclose(chosen.astype(np.float32), best, atol=1e-3)
+
+
+def test_glob_and_names_in_a_workspace(tmp_path: Path, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("one", "two"):
+        write_image(tmp_path / "in" / name / f"{name}_cine.nii.gz", 1, 16, 16)
+        write_image(tmp_path / "in" / name / "other.nii.gz", 1, 16, 16)
+    workspace = bundle.parents[1]
+    (workspace / "dataset.json").write_text(json.dumps({"format_version": 1}))
+    base = ["-w", str(workspace), "-o", str(tmp_path / "out"), "-i"]
+    assert main([*base, str(tmp_path / "in" / "**" / "*_cine.nii.gz")]) == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["one_cine.nii.gz", "two_cine.nii.gz"]
+    assert main([*base, str(tmp_path / "in" / "*" / "other.nii.gz")]) == 2
+    assert "would both be written to" in capsys.readouterr().err
+    assert main([*base, str(tmp_path / "in" / "nothing*")]) == 2
+    assert "names no NIfTI file" in capsys.readouterr().err
+    make_bundle(workspace / "models" / "second")
+    cine = str(tmp_path / "in" / "one" / "one_cine.nii.gz")
+    assert main([*base, cine, "--overwrite"]) == 0, "the one called best"
+    assert main([*base, cine, "--overwrite", "--model", "second"]) == 0
+    bundle.rename(workspace / "models" / "third")
+    assert main([*base, cine, "--overwrite"]) == 2
+    assert "has: second, third" in capsys.readouterr().err
+    assert main([*base, cine, "--overwrite", "--model", "best"]) == 2
+    assert "no bundle called best" in capsys.readouterr().err
+
+
+def test_no_workspace_and_no_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CAS_WORKSPACE", raising=False)
+    write_image(tmp_path / "a.nii.gz", 1, 16, 16)
+    assert main(["-i", "a.nii.gz", "-o", "out"]) == 2
+    assert "--model" in capsys.readouterr().err
+    assert main(["-i", "a.nii.gz", "-o", "out", "--model", "nothing"]) == 2
+    assert "no bundle at nothing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("module", ["predict", "ensemble"])
+def test_help_does_not_import_torch(module: str) -> None:
+    code = f"import sys; from cardiac_autoseg.cli.{module} import main"
+    code += "\ntry: main(['--help'])\nfinally: assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"COLUMNS": "100"})
+    assert done.returncode == 0, done.stderr
+    assert "--workspace" in done.stdout

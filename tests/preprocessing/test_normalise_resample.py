@@ -1,0 +1,67 @@
+"""Normalisation is blind to intensity units; resampling keeps the field of view and undoes itself."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from cardiac_autoseg.preprocessing.normalise import normalise
+from cardiac_autoseg.preprocessing.resample import resize_images, resize_labels, resize_maps, target_size
+
+
+@pytest.mark.parametrize(("factor", "offset"), [(1.0, 500.0), (37.5, 0.0), (0.01, -3.0)])
+def test_normalisation_ignores_scale_and_offset(factor: float, offset: float) -> None:
+    image = np.random.default_rng(0).gamma(2, 100, (5, 40, 30))
+    np.testing.assert_allclose(normalise(image * factor + offset, (0.5, 99.5)), normalise(image, (0.5, 99.5)), atol=2e-5)
+
+
+def test_normalisation_clips_at_the_percentiles() -> None:
+    image = np.arange(1001, dtype=np.float32).reshape(1, 7, 143)
+    scaled = normalise(image, (1, 99))
+    assert scaled.min() == 0
+    assert scaled.max() == 1
+    assert scaled.ravel()[500] == pytest.approx(0.5)
+    assert (scaled == 0).sum() == 11
+    assert (scaled == 1).sum() == 11
+
+
+def test_normalisation_survives_degenerate_volumes() -> None:
+    assert (normalise(np.full((2, 3, 4), 7.0), (0.5, 99.5)) == 0).all()
+    broken = np.random.default_rng(0).random((2, 30, 40))
+    broken[0, 0, 0], broken[0, 0, 1] = np.nan, np.inf
+    assert np.isfinite(normalise(broken, (0.5, 99.5))).all()
+
+
+def test_target_size_keeps_the_field_of_view() -> None:
+    assert target_size((200, 100), (1.5, 0.75), (1.5, 1.5)) == (200, 50)
+    assert target_size((1, 1), (0.1, 0.1), (1.5, 1.5)) == (1, 1)
+
+
+@pytest.mark.parametrize("size", [(50, 61), (97, 130), (200, 170)])
+def test_smooth_images_survive_a_round_trip(size: tuple[int, int]) -> None:
+    y, x = torch.meshgrid(torch.linspace(0, 3, 97), torch.linspace(0, 3, 130), indexing="ij")
+    image = (0.5 + 0.4 * torch.sin(y) * torch.cos(x))[None, None]
+    back = resize_images(resize_images(image, size), (97, 130))
+    assert (back - image)[..., 4:-4, 4:-4].abs().max() < 0.01
+
+
+def test_probabilities_still_sum_to_one() -> None:
+    maps = torch.softmax(torch.randn(3, 4, 40, 50), dim=1)
+    for size in ((80, 91), (23, 17)):
+        assert (resize_maps(maps, size).sum(dim=1) - 1).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("size", [(64, 64), (150, 160), (81, 300)])
+def test_resized_labels_keep_area_and_centre(size: tuple[int, int]) -> None:
+    y, x = np.mgrid[:100, :120]
+    labels = (((y - 48) ** 2 + (x - 70) ** 2) < 30**2).astype(np.uint8) * 3
+    labels[((y - 48) ** 2 + (x - 70) ** 2) < 20**2] = 1
+    resized = resize_labels(torch.from_numpy(labels)[None], 4, size)[0].numpy()
+    assert set(np.unique(resized)) == {0, 1, 3}
+    scale = np.array(size) / (100, 120)
+    for value in (1, 3):
+        old, new = labels == value, resized == value
+        assert new.sum() / scale.prod() == pytest.approx(old.sum(), rel=0.03)
+        centres = [np.argwhere(old).mean(0), (np.argwhere(new).mean(0) + 0.5) / scale - 0.5]
+        np.testing.assert_allclose(*centres, atol=0.3)
