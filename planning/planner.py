@@ -17,7 +17,7 @@ from planning.topology import Size
 TARGETS = ("cpu", "gpu")
 MEMORY_GB = {"cpu": 8.0, "gpu": 8.0}
 """Default memory budget, in units of 1e9 bytes."""
-GFLOPS = {"cpu": 1.0, "gpu": 60.0}
+GFLOPS = {"cpu": 2.0, "gpu": 60.0}
 """Default compute budget: billions of operations (two per multiply-add) of one forward pass of one patch."""
 BASES = (32, 24, 16, 12, 8)
 """Feature maps at the finest level, widest first."""
@@ -27,7 +27,7 @@ BATCH = {
 }
 """Largest batch: on a CPU a small one makes more steps out of the slices there is time for."""
 SLICES_SEEN = {
-    "cpu": {"unet": 40_000, "attention_unet": 36_000, "enet": 60_000},
+    "cpu": {"unet": 90_000, "attention_unet": 72_000, "enet": 120_000},
     "gpu": {"unet": 1_500_000, "attention_unet": 1_500_000, "enet": 1_500_000},
 }
 """Slices that training sees, with repetition."""

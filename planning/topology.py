@@ -6,7 +6,6 @@ import math
 
 from planning.fingerprint import Fingerprint
 
-SPACING_STEP_MM = 0.05
 FINEST_MM = {"cpu": 1.5, "gpu": 0.0}
 """On a CPU half the spacing takes four times the time; the myocardium, 6-10 mm thick, spans 4 pixels of 1.5 mm or more."""
 MARGIN_MM = 32.0
@@ -25,12 +24,12 @@ Size = tuple[int, int]
 def target_spacing(fingerprint: Fingerprint, target: str) -> tuple[tuple[float, float], str]:
     """In-plane spacing (y, x) in mm that all images are resampled to, and why: the same for all architectures."""
     medians = [fingerprint.summary[f"spacing_{axis}"].median for axis in "yx"]
-    rounded = [max(round(round(value / SPACING_STEP_MM) * SPACING_STEP_MM, 2), SPACING_STEP_MM) for value in medians]
+    # Not rounded any further: a quarter of ACDC has exactly its median spacing and is then not resampled at all.
+    rounded = [round(value, 4) for value in medians]
     finest = FINEST_MM[target]
     chosen = (max(rounded[0], finest), max(rounded[1], finest))
     why = (
-        f"median over {len(fingerprint.cases)} cases is {medians[0]:.4f} x {medians[1]:.4f} mm, "
-        f"rounded to {SPACING_STEP_MM} mm; "
+        f"median over {len(fingerprint.cases)} cases is {medians[0]:.4f} x {medians[1]:.4f} mm; "
         "the same for all architectures, which share the preprocessed images"
     )
     if finest and min(rounded) < finest:

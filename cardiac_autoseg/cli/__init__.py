@@ -1,1 +1,1 @@
-
+"""The cas_* commands: parsing and printing only."""

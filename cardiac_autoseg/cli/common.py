@@ -40,7 +40,7 @@ def run(
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
-        print(f"\n{parser.prog}: interrupted; what was finished is kept, the same command goes on from there", file=sys.stderr)
+        print(f"\n{parser.prog}: interrupted; finished work is kept, the same command goes on from there", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         with suppress(OSError):

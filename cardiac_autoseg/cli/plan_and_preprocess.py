@@ -1,4 +1,4 @@
-"""``cas_plan_and_preprocess``: fingerprint, plan and preprocess a data set; imports it first if it is not a workspace yet."""
+"""``cas_plan_and_preprocess``: fingerprint, plan and preprocess a data set, after importing it where needed."""
 
 from __future__ import annotations
 

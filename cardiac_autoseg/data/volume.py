@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,10 @@ TOLERANCE_MM = 0.1
 """Voxels of two images closer than this are in the same place: above the rounding of headers, far below a pixel."""
 
 Triple = tuple[float, float, float]
+
+# SimpleITK calls reading in several threads unstable, and rightly: it aborts the process once in some thousand files. The
+# check of the file and the work on its voxels run in parallel, ITK's part of reading and writing does not.
+_ITK = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -74,8 +79,9 @@ def read_volume(path: Path, frame: int | None = None) -> Volume:
 
     Raises :class:`UserError` if the file is unreadable, damaged, not 3D or 4D, or 4D without ``frame``.
     """
-    volume = _read_frame(Path(path), frame)
-    return Volume(volume.array.astype(np.float32, copy=False), volume.geometry)
+    path = Path(path)
+    volume = _read_frame(path, frame)
+    return Volume(_as_float(path, volume.array), volume.geometry)
 
 
 def read_cine(path: Path) -> Cine:
@@ -84,7 +90,7 @@ def read_cine(path: Path) -> Cine:
     reader, frames = _open(path)
     image = from_sitk(_execute(path, reader, frames))
     array = image.array[None] if isinstance(image, Volume) else image.array
-    return Cine(array.astype(np.float32, copy=False), image.geometry)
+    return Cine(_as_float(path, array), image.geometry)
 
 
 def read_labels(path: Path, values: Mapping[int, str], labels: Mapping[str, int], frame: int | None = None) -> Volume:
@@ -223,7 +229,8 @@ def _open(path: Path) -> tuple[sitk.ImageFileReader, int]:
     reader.SetImageIO("NiftiImageIO")
     reader.SetFileName(str(path))
     try:
-        reader.ReadImageInformation()
+        with _ITK:
+            reader.ReadImageInformation()
     except RuntimeError as error:
         raise UserError(_itk_message(path, error)) from error
     if reader.GetNumberOfComponents() != 1:
@@ -258,9 +265,16 @@ def _execute(path: Path, reader: sitk.ImageFileReader, frames: int) -> sitk.Imag
     if dimension > 4:
         reader.SetExtractSize([*reader.GetSize()[:4], *[0] * (dimension - 4)] if frames > 1 else [*reader.GetSize()[:3]])
     try:
-        return reader.Execute()
+        with _ITK:
+            return reader.Execute()
     except RuntimeError as error:
         raise UserError(_itk_message(path, error)) from error
+
+
+def _as_float(path: Path, array: np.ndarray) -> np.ndarray:
+    """float32 voxels; NaN and infinite ones are 0, as some versions of ITK make them."""
+    array = array.astype(np.float32, copy=False)
+    return np.nan_to_num(array, nan=0.0, posinf=0.0, neginf=0.0) if verify(path).not_finite else array
 
 
 def _itk_message(path: Path, error: RuntimeError) -> str:
@@ -281,7 +295,7 @@ def _write(path: Path, array: np.ndarray, geometry: Geometry) -> None:
         raise UserError(f"{path} cannot be written: give a name that ends in .nii.gz")
     image = to_sitk(array, geometry)
     try:
-        with atomic_path(path) as temporary:
+        with atomic_path(path) as temporary, _ITK:
             sitk.WriteImage(image, str(temporary), useCompression=path.name.endswith(".gz"))
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror or error}): check permissions and free space") from error

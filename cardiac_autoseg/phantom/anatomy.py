@@ -69,6 +69,7 @@ class Anatomy:
     rv_half_angle: float
     rv_twist: float
     rv_skew: float
+    rv_corner: float
     tilt: tuple[float, float]
     papillary_angles: tuple[float, float]
     papillary_radius: float

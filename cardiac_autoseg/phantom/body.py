@@ -10,7 +10,7 @@ import numpy as np
 from cardiac_autoseg.phantom.anatomy import Body
 from cardiac_autoseg.phantom.painting import Field, cover, paint, smooth_noise
 
-AIR, LUNG, FAT, MUSCLE, LIVER, BLOOD = 0.0, 0.05, 0.95, 0.3, 0.33, 1.0
+AIR, LUNG, FAT, MUSCLE, LIVER, BLOOD = 0.0, 0.05, 0.88, 0.3, 0.33, 1.0
 
 
 def background(
@@ -35,7 +35,7 @@ def background(
     inner = depth - body.fat - body.chest_wall - 3 * medium
     chest = cover(inner, width)
     paint(image, chest, LUNG + 0.02 * fine)
-    _paint_vessels(body, image, chest, y, x, noise(7), fine, width)
+    _paint_vessels(body, image, chest, y, x, noise(4.5), width)
     large = noise(22)
     _paint_fat_pad(image, inner, (y, x - 0.2 * z), (medium, large), width)
     abdomen = np.minimum(inner, _below_diaphragm(body, y, x, z) + 3 * coarse)
@@ -69,16 +69,14 @@ def _paint_wall(body: Body, image: Field, inside: Field, medium: Field, fine: Fi
     paint(image, band * cover(fine + 0.7 * medium - 0.9, 0.5), 0.75 * FAT)
 
 
-def _paint_vessels(
-    body: Body, image: Field, chest: Field, y: Field, x: Field, spots: Field, fine: Field, width: float
-) -> None:
+def _paint_vessels(body: Body, image: Field, chest: Field, y: Field, x: Field, spots: Field, width: float) -> None:
     """Bright vessels in the lung, dense near the hilum behind the heart, and the descending aorta."""
     hilum = np.exp(-(((x - 25) / 55) ** 2) - ((y + 40) / 40) ** 2)
-    paint(image, chest * cover(fine + 0.4 * spots - 2.5 + 1.2 * hilum, 0.7), 0.35 + 0.6 * hilum)
+    paint(image, chest * cover(spots - 2.5 + 0.9 * hilum, 1.2), 0.5 + 0.5 * hilum)
     along = (x - body.aorta_x) * 0.45 + (y - body.aorta_y) * 0.9
     across = (x - body.aorta_x) * 0.9 - (y - body.aorta_y) * 0.45
     vessel = 1 - np.sqrt((along / 30) ** 2 + (across / 12) ** 2)
-    paint(image, chest * cover(vessel * 12, width), BLOOD * (0.95 + 0.06 * spots), ink=0.35)
+    paint(image, chest * cover(vessel * 12, width), BLOOD * (0.95 + 0.04 * spots), ink=0.35)
 
 
 def _paint_fat_pad(

@@ -76,7 +76,7 @@ def rv_shape(anatomy: Anatomy, z: Array, contraction: float, theta: Array) -> Ar
     half = anatomy.rv_half_angle * (1 - 0.35 * u)
     centre = anatomy.rv_angle + anatomy.rv_twist * (u - 0.5)
     phi = ((theta - centre + np.pi) % (2 * np.pi) - np.pi) / half
-    bump = np.clip(1 - phi**2, 0, None) ** 0.62 * (1 + anatomy.rv_skew * np.clip(phi, -1, 1))
+    bump = np.clip(1 - phi**2, 0, None) ** anatomy.rv_corner * (1 + anatomy.rv_skew * np.clip(phi, -1, 1))
     return np.where(inside, (1 - u**2.2) ** 0.75 * bump, 0.0)
 
 

@@ -114,12 +114,13 @@ def plan_layers(anatomy: Anatomy, z: geometry.Array, thickness: float, contracti
 def _roughness(anatomy: Anatomy, level: geometry.Array, contraction: float, theta: geometry.Array) -> geometry.Array:
     """Height in mm (S, N) of the trabeculae on the endocardium; they coarsen towards the apex."""
     tissue = geometry.twisted(anatomy, level[:, None], contraction, theta)
-    waves = sum(
-        np.cos(order * tissue + phase + speed * level[:, None]) / order**0.3
-        for order, phase, speed in ((5, 0.3, 4), (8, 1.9, -6), (11, 4.0, 9), (17, 2.2, -11))
-    )
+    rng = np.random.default_rng([anatomy.body.seed, 8])
+    waves = np.zeros_like(tissue)
+    for order in rng.choice(np.arange(4, 20), 6, replace=False):
+        phase, speed = rng.uniform(0, 2 * np.pi), rng.uniform(-15, 15)
+        waves += rng.uniform(0.3, 1.0) * np.cos(order * tissue + phase + speed * level[:, None])
     height = anatomy.trabeculation * (0.45 + 0.9 * np.clip(level, 0, 1))[:, None]
-    return np.asarray(height * np.clip(0.35 + 0.75 * waves, 0, 3) * (1 - 0.3 * contraction))
+    return np.asarray(height * np.clip(0.3 + 0.7 * waves, 0, 2.5) * (1 - 0.3 * contraction))
 
 
 def paint_slice(
@@ -157,7 +158,11 @@ def _paint_heart(
     paint(target, _disc(place, layers.rv), 0.86 * BLOOD * (1 + 0.08 * flow + 0.03 * grain - 0.5 * strands))
     paint(target, _disc(place, layers.epi), muscle)
     if layers.blood.any():
-        paint(target, _disc(place, layers.blood), BLOOD * (1 + 0.1 * flow + 0.03 * grain))
+        edge = layers.blood.max(axis=0)[place.angle]
+        # Among the trabeculae blood and muscle share pixels: a speckled band, broad towards the apex.
+        band = np.clip(1 - (edge - place.radius) / np.float32(3 + 6 * np.clip(layers.level, 0, 1)), 0, 1)
+        speckle = band * np.clip(0.75 * grain + 0.5 * flow, 0, 1)
+        paint(target, _disc(place, layers.blood), BLOOD * (1 + 0.1 * flow + 0.03 * grain - 0.5 * speckle))
         _paint_papillaries(anatomy, target, place, layers, contraction, muscle)
 
 
@@ -212,10 +217,13 @@ def _paint_papillaries(
     if strength == 0:
         return
     centre = layers.blood[len(layers.blood) // 2]
+    rng = np.random.default_rng([anatomy.body.seed, 9])
     for number, angle in enumerate(anatomy.papillary_angles):
         turned = angle + (anatomy.twist + anatomy.twist_es * contraction) * (level - 0.5)
         edge = float(centre[round(turned * geometry.ANGLES / (2 * np.pi)) % geometry.ANGLES])
         distance = edge * (0.6 + 0.35 * level)
         radius = min(anatomy.papillary_radius * (1 - 0.12 * number) * (1 + 0.2 * contraction), 0.4 * edge)
         paint(image, np.float32(strength) * _ball(place, distance, turned, radius), muscle)
-        paint(image, np.float32(0.8 * strength) * _ball(place, distance * 0.9, turned + 0.25, 0.6 * radius), muscle)
+        for _ in range(3):
+            aside, deep, size = rng.uniform(-0.45, 0.45), rng.uniform(0.7, 1.1), rng.uniform(0.35, 0.7)
+            paint(image, np.float32(0.8 * strength) * _ball(place, distance * deep, turned + aside, size * radius), muscle)

@@ -1,1 +1,1 @@
-
+"""From raw images to the preprocessed store that training reads."""

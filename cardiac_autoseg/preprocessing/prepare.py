@@ -40,7 +40,7 @@ class Budget:
 def update_fingerprint(
     workspace: Workspace,
     dataset: Dataset,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
     workers: int | None = None,
 ) -> tuple[Fingerprint, int, dict[str, str]]:
     """Measure the cases that are new or changed, in parallel threads, and write ``fingerprint.json`` if it changes.

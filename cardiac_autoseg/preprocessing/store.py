@@ -101,7 +101,7 @@ def preprocess(
     workspace: Workspace,
     dataset: Dataset,
     grid: Grid,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
     workers: int | None = None,
 ) -> Outcome:
     """Bring the store up to date with the index and ``grid``.
@@ -180,7 +180,7 @@ def _preprocess_case(
         for source, ref in case.labels.items()
     }
     # The image goes under None, the labels under their source.
-    keys: dict[str | None, str] = {None: image_key, **label_keys}
+    keys: dict[str | None, str] = {None: image_key} | dict(label_keys.items())
     paths = {name: image_path(workspace, case.id) if name is None else label_path(workspace, case.id, name) for name in keys}
     stale = [source for source in keys if not _fits(paths[source], keys[source])]
     if stale:

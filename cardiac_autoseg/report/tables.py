@@ -155,7 +155,7 @@ def comparison_table(results: Sequence[Result], dataset: Dataset) -> Table:
 
 def combination_table(record: Mapping[str, Any]) -> Table | None:
     """The combinations of networks that were tried for a bundle, from its ``bundle.json``; None where it does not say."""
-    scores = record.get("scores")
+    scores = record.get("scores") or {}
     tried = scores.get("combinations") if isinstance(scores, dict) else None
     if not isinstance(tried, list) or not all(isinstance(row, dict) for row in tried) or not tried:
         return None
@@ -172,8 +172,8 @@ def combination_table(record: Mapping[str, Any]) -> Table | None:
     )
     head = ("networks", "folds", "volumes", *(f"Dice {name}" for name in names), "Dice mean")
     note = (
-        f"Cross-validated against {scores.get('reference', MISSING)}, before postprocessing. The best is a little optimistic, "
-        f"as the same patients chose it. Postprocessing chosen: {record.get('postprocessing', MISSING)}."
+        f"Cross-validated against {scores.get('reference', MISSING)}, before postprocessing. The best is a little "
+        f"optimistic, as the same patients chose it. Postprocessing chosen: {record.get('postprocessing', MISSING)}."
     )
     return Table(head, rows, 2, note)
 

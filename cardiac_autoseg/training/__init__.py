@@ -1,1 +1,1 @@
-
+"""The one fixed runner and what it is made of."""

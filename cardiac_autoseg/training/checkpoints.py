@@ -33,7 +33,7 @@ def save_state(
 
 
 def load_state(path: Path, network: nn.Module, average: dict[str, Tensor], optimiser: torch.optim.AdamW) -> dict[str, Any]:
-    """Restore what :func:`save_state` wrote, in place, and return ``about``; raises :class:`UserError` if it does not fit."""
+    """Restore what :func:`save_state` wrote, in place; returns ``about``. Raises :class:`UserError` if it does not fit."""
     tensors, about = read_tensors(path)
     try:
         network.load_state_dict({name: tensors[f"model/{name}"] for name in network.state_dict()})

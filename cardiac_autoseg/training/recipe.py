@@ -47,7 +47,7 @@ class Recipe:
 
 
 def with_overrides(recipe: Recipe, overrides: dict[str, Any]) -> Recipe:
-    """``recipe`` with fields, of itself or of its policy, replaced by name; raises :class:`UserError` for an unknown name."""
+    """``recipe`` with fields of itself or of its policy replaced; raises :class:`UserError` for an unknown name."""
     policy_fields = {item.name for item in dataclasses.fields(Policy)}
     recipe_fields = {item.name for item in dataclasses.fields(Recipe)} - {"policy"}
     unknown = set(overrides) - policy_fields - recipe_fields

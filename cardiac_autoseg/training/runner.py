@@ -73,7 +73,7 @@ class State:
     step: int = 0
 
 
-def train(workspace: Workspace, key: RunKey, options: Options, report: Callable[[str], None] = lambda text: None) -> Path:
+def train(workspace: Workspace, key: RunKey, options: Options, report: Callable[[str], None] = lambda _: None) -> Path:
     """Train one fold for one label source, predict and score its validation patients; returns the run's folder.
 
     Does nothing if the run is done, goes on exactly where it was if it was interrupted. Raises :class:`UserError` if
@@ -140,7 +140,7 @@ class Run:
     options: Options
 
     def loop(self, stop: threading.Event) -> None:
-        """Train to the last step, saving by time; raises :class:`Interrupted` once ``stop`` is set and the state is saved."""
+        """Train to the last step, saving by time; raises :class:`Interrupted` when ``stop`` is set, with the state saved."""
         state = self.start()
         log = cut_log(self.folder / "log.jsonl", state.step)
         first, started = state.step, time.perf_counter()
@@ -263,7 +263,7 @@ def load_inputs(workspace: Workspace, architecture: str) -> tuple[Plan, Splits, 
 def fold_cases(
     dataset: Dataset, store: PreprocessedStore, splits: Splits, key: RunKey, report: Callable[[str], None]
 ) -> tuple[list[str], list[str]]:
-    """Ids of the cases to train on and to validate on; validation takes every labelled case of the fold, whoever labelled it."""
+    """Ids of the cases to train on, and to validate on: there, every labelled case of the fold, whoever labelled it."""
     try:
         train_subjects, val_subjects = set(splits.train(key.fold)), set(splits.val(key.fold))
     except ValueError as error:

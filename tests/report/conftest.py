@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -103,7 +104,42 @@ def _write_run(made: Made, key: RunKey, subjects: Sequence[str], error: float, s
     return folder
 
 
-@pytest.fixture
+def _make_workspace(root: Path, subjects: int = 4, simulated: bool = True, name: str = "made up") -> Made:
+    """A workspace with a real and a simulated source, or only the real one."""
+    workspace = Workspace(root)
+    cases = []
+    for number in range(subjects):
+        for phase, radius in (("ED", 8.0 + number % 3), ("ES", 5.0 + 0.5 * (number % 4))):
+            case_id = f"patient{number:03d}_{phase}"
+            labels = heart(radius)
+            noise = np.random.default_rng(number).normal(0, 8, labels.shape)
+            image = (np.array([60, 190, 90, 200])[labels] + noise).astype(np.float32)
+            write_volume(workspace.root / "images" / f"{case_id}.nii.gz", image, GEOMETRY)
+            write_labels(workspace.root / "labels" / f"{case_id}.nii.gz", labels, GEOMETRY)
+            reference = LabelRef(f"labels/{case_id}.nii.gz")
+            sources = {"expert": reference, "robot": reference} if simulated else {"expert": reference}
+            cases.append(
+                Case(
+                    id=case_id,
+                    subject=f"patient{number:03d}",
+                    image=f"images/{case_id}.nii.gz",
+                    phase=phase,
+                    group="NOR" if number % 2 else "DCM",
+                    # Not a height: the radius, kept here so that predictions can be made from it.
+                    height_cm=radius,
+                    labels=sources,
+                )
+            )
+    values = {value: label for label, value in LABELS.items()}
+    sources = {"expert": Source(values)}
+    if simulated:
+        sources["robot"] = Source(values, simulated=True, note="radius drawn too small")
+    dataset = Dataset(name, tuple(cases), sources)
+    save_dataset(workspace.dataset, dataset)
+    return Made(workspace, dataset)
+
+
+@pytest.fixture(scope="session")
 def write_run() -> Callable[..., Path]:
     """Writes a run folder; see ``_write_run``."""
     return _write_run
@@ -111,39 +147,17 @@ def write_run() -> Callable[..., Path]:
 
 @pytest.fixture
 def make_workspace(tmp_path: Path) -> Callable[..., Made]:
-    """Makes a workspace with a real and a simulated source (or only the real one)."""
+    """Makes a workspace; see ``_make_workspace``."""
+    return partial(_make_workspace, tmp_path / "workspace")
 
-    def make(subjects: int = 4, simulated: bool = True, name: str = "made up") -> Made:
-        workspace = Workspace(tmp_path / "workspace")
-        cases = []
-        for number in range(subjects):
-            for phase, radius in (("ED", 8.0 + number % 3), ("ES", 5.0 + 0.5 * (number % 4))):
-                case_id = f"patient{number:03d}_{phase}"
-                labels = heart(radius)
-                noise = np.random.default_rng(number).normal(0, 8, labels.shape)
-                image = (np.array([60, 190, 90, 200])[labels] + noise).astype(np.float32)
-                write_volume(workspace.root / "images" / f"{case_id}.nii.gz", image, GEOMETRY)
-                write_labels(workspace.root / "labels" / f"{case_id}.nii.gz", labels, GEOMETRY)
-                reference = LabelRef(f"labels/{case_id}.nii.gz")
-                sources = {"expert": reference, "robot": reference} if simulated else {"expert": reference}
-                cases.append(
-                    Case(
-                        id=case_id,
-                        subject=f"patient{number:03d}",
-                        image=f"images/{case_id}.nii.gz",
-                        phase=phase,
-                        group="NOR" if number % 2 else "DCM",
-                        # Not a height: the radius, kept here so that predictions can be made from it.
-                        height_cm=radius,
-                        labels=sources,
-                    )
-                )
-        values = {value: label for label, value in LABELS.items()}
-        sources = {"expert": Source(values)}
-        if simulated:
-            sources["robot"] = Source(values, simulated=True, note="radius drawn too small")
-        dataset = Dataset(name, tuple(cases), sources)
-        save_dataset(workspace.dataset, dataset)
-        return Made(workspace, dataset)
 
-    return make
+@pytest.fixture(scope="session")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """Two architectures, two sources, two folds, of which one with two seeds."""
+    made = _make_workspace(tmp_path_factory.mktemp("many"))
+    subjects = tuple(f"patient{number:03d}" for number in range(4))
+    for architecture, gt, error in (("unet", "expert", 0.5), ("enet", "expert", 1.5), ("unet", "robot", 2.0)):
+        _write_run(made, RunKey(architecture, gt, "ce_dice", "0", 0), subjects[:2], error)
+        _write_run(made, RunKey(architecture, gt, "ce_dice", "1", 0), subjects[2:], error)
+    _write_run(made, RunKey("unet", "expert", "ce_dice", "1", 1), subjects[2:], 0.5)
+    return made
