@@ -29,12 +29,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--allow-missing", action="store_true", help="score the predictions that are there; missing ones are no failure"
     )
-    parser.add_argument("--workers", type=int, metavar="N", help="cases scored at once; without it, one per processor core")
     return common.run(parser, _work, arguments)
 
 
 def _work(values: argparse.Namespace) -> int:
-    import os
     from pathlib import Path
 
     from cardiac_autoseg.data.index import load_dataset
@@ -57,8 +55,7 @@ def _work(values: argparse.Namespace) -> int:
     missing = [case_id for case_id, path in expected.items() if not path.is_file()]
     if values.allow_missing:
         expected = {case_id: path for case_id, path in expected.items() if path.is_file()}
-    workers = values.workers or len(os.sched_getaffinity(0))
-    evaluation = evaluate_files(workspace, dataset, values.gt, expected, _complain, workers)
+    evaluation = evaluate_files(workspace, dataset, values.gt, expected, _complain)
     output = Path(values.output).expanduser() if values.output else folder
     write_evaluation(output, evaluation)
     _print(evaluation)
@@ -77,11 +74,14 @@ def _cases(cases: Sequence[Case], workspace: Workspace, fold: int | None) -> Seq
         return cases
     from cardiac_autoseg.errors import UserError
     from cardiac_autoseg.files import read_json
+    from planning.splits import Splits
 
-    folds = read_json(workspace.splits, "Make it with cas_plan_and_preprocess.")["folds"]
-    if not 0 <= fold < len(folds):
-        raise UserError(f"there is no fold {fold}: {workspace.splits} has folds 0 to {len(folds) - 1}")
-    return [case for case in cases if case.subject in set(folds[fold]["val"])]
+    values = read_json(workspace.splits, "Make it with cas_plan_and_preprocess.")
+    try:
+        subjects = set(Splits.from_json(values).val(fold))
+    except ValueError as error:
+        raise UserError(f"{workspace.splits}: {error}") from error
+    return [case for case in cases if case.subject in subjects]
 
 
 def _complain(message: str) -> None:
@@ -150,7 +150,7 @@ def _print(evaluation: Evaluation) -> None:
 
 
 def _number(value: float | None, digits: int = 1) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
+    return "-" if value is None else f"{value:z.{digits}f}"
 
 
 def _interval(values: Sequence[float | None] | None, digits: int = 1) -> str:

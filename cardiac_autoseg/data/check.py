@@ -14,16 +14,15 @@ import numpy as np
 from tqdm import tqdm
 
 from cardiac_autoseg.data.check_across import CaseCheck, source_warnings, subject_warnings, without_duplicates
+from cardiac_autoseg.data.geometry import MAX_SHIFT_MM, TOLERANCE_MM, Geometry, geometry_difference
 from cardiac_autoseg.data.header import verify
 from cardiac_autoseg.data.index import Case, Dataset
 from cardiac_autoseg.data.load import load_image, load_labels
 from cardiac_autoseg.data.phases import fill_phases
-from cardiac_autoseg.data.volume import TOLERANCE_MM, Geometry, Volume, geometry_difference
+from cardiac_autoseg.data.volume import Volume
 from cardiac_autoseg.errors import UserError
 from cardiac_autoseg.workspace import Workspace
 
-MAX_SHIFT_MM = 1.0
-"""Labels farther from their image than this are left out: about a pixel. Between TOLERANCE_MM and this, a warning."""
 PLAUSIBLE_PIXEL_MM = (0.3, 4.0)
 PLAUSIBLE_SLICE_MM = (2.0, 25.0)
 """Short-axis cine has pixels of 0.7-2 mm and slices 5-12 mm apart; beyond twice that, the header is likely wrong."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from cardiac_autoseg.data import acdc, folder, mnms, nnunet
@@ -27,13 +28,23 @@ _LAYOUTS = {"acdc": acdc, "mnms": mnms, "nnunet": nnunet, "folder": folder}
 WARNINGS_SHOWN = 20
 
 
+@contextmanager
+def _reading(folder: Path) -> Iterator[None]:
+    """Folders that may not be read, disks that are gone: user errors that name them."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{error.filename or folder} cannot be read ({error.strerror}): check its permissions") from error
+
+
 def recognise(path: Path) -> str:
     """The layout of a data folder. Raises :class:`UserError` that lists what was looked for if it is none of them."""
-    if not path.is_dir():
-        raise UserError(f"{path} is not a folder: give the folder that holds the data set")
-    for name, module in _LAYOUTS.items():
-        if module.matches(path):
-            return name
+    with _reading(path):
+        if not path.is_dir():
+            raise UserError(f"{path} is not a folder: give the folder that holds the data set")
+        for name, module in _LAYOUTS.items():
+            if module.matches(path):
+                return name
     listed = "".join(f"\n  {name}: {module.LOOKED_FOR}" for name, module in _LAYOUTS.items())
     raise UserError(f"{path} has no layout that is known here. Looked for:{listed}")
 
@@ -63,19 +74,18 @@ def import_and_check(
     nothing can be imported, or if the workspace holds another data set.
     """
     source = source.expanduser()
-    if not source.is_dir():
-        raise UserError(f"{source} is not a folder: give the folder that holds the data set")
     check_name(gt, "label source")
+    with _reading(source):
+        if not source.is_dir():
+            raise UserError(f"{source} is not a folder: give the folder that holds the data set")
     if layout == "auto":
         layout = recognise(source)
         report(f"{source} is laid out like {layout}")
     if layout not in IMPORTERS:
         raise UserError(f"there is no layout {layout!r}: give one of {', '.join(IMPORTERS)}, or auto")
     skipped: list[str] = []
-    try:
+    with _reading(source):
         dataset = IMPORTERS[layout](source, workspace, gt, skip=skipped.append)
-    except OSError as error:
-        raise UserError(f"{error.filename or source} cannot be read ({error.strerror}): check its permissions") from error
     dataset = dataclasses.replace(dataset, name=name or dataset.name)
     if gt in dataset.sources and (simulated or note):
         described = dataclasses.replace(dataset.sources[gt], simulated=simulated, note=note)
@@ -103,18 +113,21 @@ def add_source(
     check_name(name, "label source")
     dataset = load_dataset(workspace.dataset)
     directory = directory.expanduser()
-    if not directory.is_dir():
-        raise UserError(f"{directory} is not a folder: give the folder that holds the label files of {name}")
-    root = directory.resolve()
+    with _reading(directory):
+        if not directory.is_dir():
+            raise UserError(f"{directory} is not a folder: give the folder that holds the label files of {name}")
+        files = sorted(path for path in directory.rglob("*") if is_nifti(path) and path.is_file())
+    # Links are followed, as the index does.
+    root, targets = directory.resolve(), {path.resolve() for path in files}
     for case in dataset.cases:
-        if name in case.labels and not workspace.resolve(case.labels[name].path).resolve().is_relative_to(root):
+        before = workspace.resolve(case.labels[name].path).resolve() if name in case.labels else None
+        if before and before not in targets and not before.is_relative_to(root):
             raise UserError(f"this workspace has a source {name!r} already, with labels from elsewhere: choose another name")
     description = directory.parent / "dataset.json"
     if directory.name.startswith("labelsTr") and nnunet.matches(directory.parent):
         values = class_values(nnunet.read_description(description)["labels"], description)
     else:
         values = values_beside([directory])
-    files = sorted(path for path in directory.rglob("*") if is_nifti(path) and path.is_file())
     if not files:
         raise UserError(f"{directory} holds no .nii.gz files: give the folder that holds the label files of {name}")
     match = match_labels(files, dataset.cases)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from cardiac_autoseg.data.geometry import MAX_SHIFT_MM, geometry_difference
 from cardiac_autoseg.data.index import Case, Dataset
-from cardiac_autoseg.data.volume import TOLERANCE_MM, Volume, geometry_difference, read_labels, read_volume
+from cardiac_autoseg.data.volume import Volume, read_labels, read_volume
 from cardiac_autoseg.errors import UserError
 from cardiac_autoseg.workspace import Workspace
 
@@ -25,7 +26,7 @@ def load_labels(workspace: Workspace, dataset: Dataset, case: Case, source: str)
     return read_labels(workspace.resolve(reference.path), dataset.sources[source].values, dataset.labels, reference.frame)
 
 
-def require_same_geometry(image: Volume, labels: Volume, case: Case, tolerance_mm: float = TOLERANCE_MM) -> None:
+def require_same_geometry(image: Volume, labels: Volume, case: Case, tolerance_mm: float = MAX_SHIFT_MM) -> None:
     """Raise :class:`UserError` with the values if image and labels of a case do not lie in the same place."""
     difference = geometry_difference(image.geometry, labels.geometry, tolerance_mm)
     if difference is not None:

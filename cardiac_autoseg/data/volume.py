@@ -2,60 +2,23 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 - the name everyone uses
 
+from cardiac_autoseg.data.geometry import Geometry
+from cardiac_autoseg.data.geometry import geometry_difference as geometry_difference
 from cardiac_autoseg.data.header import verify
 from cardiac_autoseg.errors import UserError
 from cardiac_autoseg.files import atomic_path
 
-TOLERANCE_MM = 0.1
-"""Voxels of two images closer than this are in the same place: above the rounding of headers, far below a pixel."""
-
-Triple = tuple[float, float, float]
-
 # SimpleITK calls reading in several threads unstable, and rightly: it aborts the process once in some thousand files. The
 # check of the file and the work on its voxels run in parallel, ITK's part of reading and writing does not.
 _ITK = threading.Lock()
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """Where the voxels of a 3D image (or of one frame) lie, in ITK's (x, y, z) order and mm.
-
-    ``direction`` is the row-major 3 x 3 matrix whose columns are the directions of the axes. ``frame_step`` is the
-    distance between frames of a 4D file as its header says it; it is carried along for writing, not compared.
-    """
-
-    size: tuple[int, int, int]
-    spacing: Triple
-    origin: Triple = (0.0, 0.0, 0.0)
-    direction: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
-    frame_step: float = field(default=1.0, compare=False)
-
-    @property
-    def spacing_zyx(self) -> Triple:
-        """Spacing in the order of array axes (z, y, x), mm."""
-        x, y, z = self.spacing
-        return z, y, x
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Shape of the array (Z, Y, X)."""
-        x, y, z = self.size
-        return z, y, x
-
-    def corners(self) -> np.ndarray:
-        """Centres of the eight corner voxels, (8, 3) in (x, y, z), mm."""
-        ends = np.array(list(itertools.product(*((0, size - 1) for size in self.size))), dtype=float)
-        return np.array(self.origin) + (ends * self.spacing) @ np.reshape(self.direction, (3, 3)).T
 
 
 @dataclass(frozen=True)
@@ -184,35 +147,6 @@ def to_sitk(array: np.ndarray, geometry: Geometry) -> sitk.Image:
         frames.append(image)
     # A header without a time step says 0, which ITK does not take.
     return frames[0] if array.ndim == 3 else sitk.JoinSeries(frames, 0.0, geometry.frame_step or 1.0)
-
-
-def geometry_difference(a: Geometry, b: Geometry, tolerance_mm: float = TOLERANCE_MM) -> str | None:
-    """None when all voxels of ``a`` and ``b`` lie within ``tolerance_mm`` of each other, else words with the values.
-
-    The farthest voxels are always corners, so comparing the eight corners compares origin, spacing and direction at
-    once and in mm.
-    """
-    if a.size != b.size:
-        return f"size {_words(a.size)} against {_words(b.size)} voxels"
-    distance = float(np.linalg.norm(a.corners() - b.corners(), axis=1).max())
-    # One slice has no second corner along z, but its thickness still counts for volumes.
-    thickness = max(abs(p - q) for p, q in zip(a.spacing, b.spacing, strict=True))
-    if max(distance, thickness) <= tolerance_mm:
-        return None
-    parts = [
-        f"{name} {_words(p)} against {_words(q)}{unit}"
-        for name, p, q, unit in (
-            ("spacing", a.spacing, b.spacing, " mm"),
-            ("origin", a.origin, b.origin, " mm"),
-            ("direction", a.direction, b.direction, ""),
-        )
-        if not np.allclose(p, q, rtol=0, atol=1e-5)
-    ]
-    return f"voxels up to {distance:.3g} mm apart: {'; '.join(parts)}"
-
-
-def _words(values: tuple[Any, ...]) -> str:
-    return "(" + ", ".join(f"{value:.6g}" for value in values) + ")"
 
 
 def _open(path: Path) -> tuple[sitk.ImageFileReader, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import numpy as np
-from acvl_utils.morphology.morphology_helper import remove_all_but_largest_component_cc3d
+from acvl_utils.morphology.morphology_helper import cc3d_label_with_component_sizes
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -29,7 +29,7 @@ def largest_component(labels: Labels, values: Mapping[str, int]) -> Labels:
     for value in values.values():
         mask = labels == value
         if value and mask.any():
-            result[remove_all_but_largest_component_cc3d(mask, CONNECTIVITY)] = value
+            result[_largest(mask)] = value
     return result
 
 
@@ -39,7 +39,14 @@ def largest_heart(labels: Labels, values: Mapping[str, int]) -> Labels:
     mask = labels > 0
     if not mask.any():
         return labels
-    return np.where(remove_all_but_largest_component_cc3d(mask, CONNECTIVITY), labels, 0).astype(labels.dtype)
+    return np.where(_largest(mask), labels, 0).astype(labels.dtype)
+
+
+def _largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The largest component of a mask (Z, Y, X) that is not empty; of equals the first."""
+    # acvl_utils' own function for this takes time with the square of the number of components: minutes on speckle.
+    components, count = cc3d_label_with_component_sizes(mask, CONNECTIVITY)
+    return components == max(count, key=lambda number: count[number])
 
 
 def fill_holes(labels: Labels, values: Mapping[str, int]) -> Labels:

@@ -73,9 +73,9 @@ def random_acquisition(anatomy: Anatomy, seed: int, size: Size = "normal") -> Ac
         raise UserError(f"there is no phantom size {size!r}: use small or normal")
     rng = np.random.default_rng([seed, 2])
     small = size == "small"
-    pixel = float(rng.uniform(1.5, 1.88) if small else np.clip(rng.normal(1.52, 0.18), 0.95, 1.85))
+    pixel = float(rng.uniform(1.6, 1.88) if small else np.clip(rng.normal(1.52, 0.18), 0.95, 1.85))
     if small:
-        height, width = (int(rng.integers(48, 65)) * 2 for _ in range(2))
+        height, width = (int(rng.integers(52, 65)) * 2 for _ in range(2))
     else:
         field = rng.uniform(335, 390)
         height, width = (2 * round(part / pixel / 2) for part in (field, field * rng.uniform(0.76, 0.95)))
@@ -89,7 +89,8 @@ def random_acquisition(anatomy: Anatomy, seed: int, size: Size = "normal") -> Ac
         first_slice=(0.5 - above + rng.uniform(-0.25, 0.25)) * step,
         thickness=step * rng.uniform(0.75, 1.0),
         rotation=rng.normal(0, 0.2),
-        offset=(rng.uniform(-12, 12), rng.uniform(-15, 15)) if small else (rng.uniform(-25, 25), rng.uniform(-25, 25)),
+        # A narrow field is centred on the whole heart, so the LV axis lies right of its middle.
+        offset=(rng.uniform(-10, 6), rng.uniform(17, 28)) if small else (rng.uniform(-25, 25), rng.uniform(-25, 25)),
         shifts=tuple((float(y), float(x)) for y, x in np.clip(shifts, -4, 4)),
         frames=frames,
         ed_frame=ed_frame,
@@ -108,9 +109,10 @@ def _stack(rng: np.random.Generator, length: float, small: bool) -> tuple[int, f
     """Number of slices, their distance in mm, and how many lie above the base."""
     above, below = int(rng.random() < 0.5), int(rng.random() < 0.5)
     if small:
-        slices = int(rng.integers(6, 9))
-        # A few thick slices: the whole heart within 6 to 8 of them.
-        return slices, float((length + 2) / (slices - 0.5 * (above + below))), above if slices > 6 else 0
+        # As few slices as keep their distance near 12 mm, and a slice outside the heart where that leaves room.
+        slices = int(np.clip(np.ceil(length / 12) + above, 6, 8))
+        above = min(above, int(length / (slices - 1) < 13))
+        return slices, float((length + 1) / (slices - above)), above
     step = float(rng.choice([5.0, 6.0, 7.0, 8.0, 9.6, 10.0], p=[0.06, 0.06, 0.08, 0.2, 0.1, 0.5]))
     return int(np.ceil(length / step)) + above + below, step, above
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -127,7 +128,9 @@ def test_end_slices_are_dropped_as_often_as_told() -> None:
 def test_novice_is_biased_where_beginners_are() -> None:
     subjects = [make_subject(seed, "NOR", size="small", whole_cycle=False) for seed in range(4)]
     dice: dict[str, list[list[float]]] = {name: [] for name in PROFILES}
-    for name, profile in PROFILES.items():
+    for name, full in PROFILES.items():
+        # A forgotten slice of the small phantom's six is a seventh of the LV: look at the contours alone.
+        profile = dataclasses.replace(full, drop_basal=0.0, drop_apical=0.0)
         for seed, subject in enumerate(subjects):
             drawn = simulate_annotator(subject.labels_ed, subject.geometry.spacing_zyx, profile, seed)
             pairs = [(drawn == value, subject.labels_ed == value) for value in (RV, MYO, LV)]

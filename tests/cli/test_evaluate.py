@@ -17,6 +17,7 @@ from cardiac_autoseg.data.index import Case, Dataset, LabelRef, Source, load_dat
 from cardiac_autoseg.data.volume import Geometry, read_labels, write_labels
 from cardiac_autoseg.evaluation.evaluate import evaluate_files
 from cardiac_autoseg.workspace import Workspace
+from planning.splits import make_splits
 
 GEOMETRY = Geometry(size=(24, 20, 6), spacing=(1.5, 1.5, 8.0), origin=(10.0, -5.0, 3.0))
 SUBJECTS = 4
@@ -58,7 +59,7 @@ def evaluate(workspace: Workspace) -> Callable[..., int]:
     """Run the command on the workspace's predictions."""
 
     def run(*options: str, source: str = "expert") -> int:
-        return main([str(workspace.root / "pred"), "-w", str(workspace.root), "--gt", source, "--workers", "2", *options])
+        return main([str(workspace.root / "pred"), "-w", str(workspace.root), "--gt", source, *options])
 
     return run
 
@@ -133,10 +134,13 @@ def test_a_rounding_difference_of_geometry_is_none(evaluate: Callable[..., int],
 def test_only_the_cases_of_the_source_or_fold(evaluate: Callable[..., int], workspace: Workspace) -> None:
     assert evaluate(source="novice") == 0
     assert {row["subject"] for row in evaluation(workspace.root / "pred")["cases"]} == {"patient0"}
-    folds = [{"train": ["patient0"], "val": ["patient1", "patient2"]}, {"train": [], "val": ["patient3"]}]
-    workspace.splits.write_text(json.dumps({"folds": folds}))
+    splits = make_splits({f"patient{subject}": None for subject in range(SUBJECTS)}, folds=2)
+    workspace.splits.write_text(json.dumps(splits.to_json()))
     assert evaluate("--fold", "0") == 0
-    assert {row["subject"] for row in evaluation(workspace.root / "pred")["cases"]} == {"patient1", "patient2"}
+    assert {row["subject"] for row in evaluation(workspace.root / "pred")["cases"]} == set(splits.val(0))
+    assert evaluate("--fold", "2") == 2
+    workspace.splits.write_text("{}")
+    assert evaluate("--fold", "0") == 2
 
 
 @pytest.mark.parametrize(
@@ -175,11 +179,10 @@ def test_evaluate_files_scores_what_it_is_given(workspace: Workspace) -> None:
     messages: list[str] = []
     path = workspace.root / "pred" / "patient0_frame01.nii.gz"
     wanted = {"patient0_frame01": path, "patient3_frame01": path, "unknown": path}
-    for workers in (1, 3):
-        result = evaluate_files(workspace, dataset, "expert", wanted, messages.append, workers)
-        assert {row["case_id"] for row in result.cases} == {"patient0_frame01", "patient3_frame01"}
-        assert [row["case_id"] for row in result.failed] == ["unknown"]
-    assert len(messages) == 2
+    result = evaluate_files(workspace, dataset, "expert", wanted, messages.append)
+    assert {row["case_id"] for row in result.cases} == {"patient0_frame01", "patient3_frame01"}
+    assert [row["case_id"] for row in result.failed] == ["unknown"]
+    assert len(messages) == 1
     patient3 = next(row for row in result.cases if row["case_id"] == "patient3_frame01" and row["structure"] == "LV")
     assert patient3["dice"] == pytest.approx(2 * 16 / (16 + 49))
 

@@ -12,6 +12,7 @@ from cardiac_autoseg.data.acdc import import_acdc
 from cardiac_autoseg.data.check import Checked, check_dataset, looks_swapped
 from cardiac_autoseg.data.importers import import_and_check
 from cardiac_autoseg.data.index import LABELS, Dataset
+from cardiac_autoseg.data.load import load_image, load_labels, require_same_geometry
 from cardiac_autoseg.data.summary import coverage_table
 from cardiac_autoseg.data.volume import Geometry, write_labels, write_volume
 from cardiac_autoseg.errors import UserError
@@ -115,6 +116,9 @@ def test_rounding_in_headers_is_nothing_and_a_small_shift_a_warning(acdc_like: P
         checked = check(acdc_like, workspace)
         assert len(checked.dataset.labelled("expert")) == 4
         assert len(checked.warnings) == warnings
+        # What the check lets pass, the later steps must take.
+        case = checked.dataset.cases[0]
+        require_same_geometry(load_image(workspace, case), load_labels(workspace, checked.dataset, case, "expert"), case)
 
 
 def test_empty_and_incomplete_labels(acdc_like: Path, workspace: Workspace) -> None:

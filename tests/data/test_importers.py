@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,7 @@ from cardiac_autoseg.data.load import load_image, load_labels
 from cardiac_autoseg.data.mnms import import_mnms
 from cardiac_autoseg.data.nnunet import import_nnunet
 from cardiac_autoseg.data.parsing import class_values, match_labels, parse_name
-from cardiac_autoseg.data.volume import write_labels, write_volume
+from cardiac_autoseg.data.volume import read_cine, write_labels, write_volume
 from cardiac_autoseg.errors import UserError
 from cardiac_autoseg.workspace import Workspace
 
@@ -215,6 +216,14 @@ def test_a_source_can_grow_and_survives_a_new_import(
     assert imported.sources.keys() < before.sources.keys()
 
 
+def test_a_source_of_links_can_be_given_again(imported: Dataset, workspace: Workspace, tmp_path: Path) -> None:
+    write_labels(tmp_path / "real" / "x.nii.gz", heart(1), GEOMETRY)
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / f"{imported.cases[0].id}.nii.gz").symlink_to(tmp_path / "real" / "x.nii.gz")
+    for _ in range(2):
+        assert len(add_source(workspace, "linked", tmp_path / "links", lambda _: None).dataset.labelled("linked")) == 1
+
+
 def test_a_workspace_of_another_data_set_is_not_overwritten(
     imported: Dataset, workspace: Workspace, folder_like: Path
 ) -> None:
@@ -288,6 +297,20 @@ def test_class_values_by_name_in_both_directions() -> None:
             class_values(mapping, path)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes somebody else, which root alone may")
+def test_a_folder_that_may_not_be_read_is_a_user_error(imported: Dataset, workspace: Workspace, tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    os.seteuid(65534)
+    try:
+        with pytest.raises(UserError, match="permissions"):
+            recognise(tmp_path / "acdc_like")
+        with pytest.raises(UserError, match="permissions"):
+            import_dataset("acdc", tmp_path / "acdc_like", workspace, "expert", None, lambda _: None)
+    finally:
+        os.seteuid(0)
+    assert load_dataset(workspace.dataset) == imported
+
+
 @pytest.mark.realdata
 def test_acdc_itself(acdc: Path, workspace: Workspace) -> None:
     dataset = import_acdc(acdc, workspace)
@@ -295,5 +318,8 @@ def test_acdc_itself(acdc: Path, workspace: Workspace) -> None:
     assert len(dataset.labelled("expert")) == 200
     groups = [case.group for case in dataset.cases if case.phase == "ED"]
     assert {name: groups.count(name) for name in groups} == dict.fromkeys(("DCM", "HCM", "MINF", "NOR", "RV"), 20)
-    cine = by_id(dataset)["patient090_frame11"]
-    assert (cine.phase, cine.frame) == ("ED", 11) or (cine.phase, cine.frame) == ("ES", 11)
+    # ED is not always the first frame; frames are counted from 1.
+    case = by_id(dataset)["patient090_frame04"]
+    assert (case.phase, case.frame) == ("ED", 4)
+    cine = read_cine(acdc / "patient090" / "patient090_4d.nii.gz")
+    assert np.array_equal(cine.array[3], load_image(workspace, case).array)

@@ -43,7 +43,7 @@ def heart(radius: float, shift: float = 0.0) -> np.ndarray:
     return labels
 
 
-def plan_of(architecture: str) -> Plan:
+def _plan_of(architecture: str) -> Plan:
     """A plan with the numbers of a small network."""
     shape = ENetShape((16, 64, 128), 4, 1, (2, 4)) if architecture == "enet" else UNetShape((16, 32), ((1, 1), (2, 2)))
     return Plan(
@@ -84,7 +84,7 @@ def _write_run(made: Made, key: RunKey, subjects: Sequence[str], error: float, s
         scored.append((CaseMeta(case.id, case.subject, case.phase, case.group), prediction, reference, SPACING))
     evaluation = evaluate_arrays(scored, LABELS, "expert")
     write_evaluation(folder / "validation", evaluation)
-    write_json(folder / "plan.json", plan_of(key.architecture).to_json())
+    write_json(folder / "plan.json", _plan_of(key.architecture).to_json())
     log = [
         {"step": step, "loss": 1 / step, "lr": 0.001, "dice": 1 - 1 / step, "slices_per_second": 9.5}
         for step in range(1, 100)
@@ -137,6 +137,12 @@ def _make_workspace(root: Path, subjects: int = 4, simulated: bool = True, name:
     dataset = Dataset(name, tuple(cases), sources)
     save_dataset(workspace.dataset, dataset)
     return Made(workspace, dataset)
+
+
+@pytest.fixture(scope="session")
+def plan_of() -> Callable[[str], Plan]:
+    """Makes a plan; see ``_plan_of``."""
+    return _plan_of
 
 
 @pytest.fixture(scope="session")

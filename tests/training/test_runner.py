@@ -1,0 +1,161 @@
+"""The runner: resumed equals uninterrupted, killed equals never killed, bad input is a sentence."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cardiac_autoseg.cli import train as cli
+from cardiac_autoseg.errors import UserError
+from cardiac_autoseg.training.runner import Options, overlap_counts, train, update_average
+from cardiac_autoseg.workspace import RunKey, Workspace
+
+KEY = RunKey("enet", "expert", "ce_dice", "0", 0)
+
+
+def command(workspace: Path, *extra: str, steps: int = 60) -> list[str]:
+    arguments = ["enet", "0", "-w", str(workspace), "--steps", str(steps), "--threads", "1", "--quiet", *extra]
+    return [sys.executable, "-m", "cardiac_autoseg.cli.train", *arguments]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def wait_for(path: Path, process: subprocess.Popen[str], seconds: float = 120) -> None:
+    limit = time.monotonic() + seconds
+    while not path.exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < limit, f"{path} did not appear"
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(prepared_workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of a training that nobody disturbed."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    train(Workspace(prepared_workspace), KEY, Options(device="cpu", steps=60, quiet=True, folder=folder))
+    torch.set_num_threads(threads)
+    return folder
+
+
+def test_a_run_says_what_made_it(uninterrupted: Path) -> None:
+    run = json.loads((uninterrupted / "run.json").read_text())
+    assert run["status"] == "done"
+    assert run["step"] == run["steps"] == 60
+    for name in ("plan_hash", "splits_hash", "data_hash", "version", "hardware", "seconds", "recipe", "overrides", "reference"):
+        assert name in run
+    log = [json.loads(line) for line in (uninterrupted / "log.jsonl").read_text().splitlines()]
+    assert log[-1]["step"] == 60
+    assert (uninterrupted / "progress.png").stat().st_size > 1000
+    assert not (uninterrupted / "state.safetensors").exists()
+
+
+def test_validation_is_scored_in_the_original_geometry(uninterrupted: Path, prepared_workspace: Path) -> None:
+    import SimpleITK as sitk
+
+    index = json.loads((prepared_workspace / "dataset.json").read_text())
+    images = {case["id"]: case["image"] for case in index["cases"]}
+    predictions = sorted((uninterrupted / "validation").glob("*.nii.gz"))
+    assert len(predictions) == 4
+    for path in predictions:
+        image, labels = sitk.ReadImage(images[path.name.removesuffix(".nii.gz")]), sitk.ReadImage(str(path))
+        assert labels.GetSize() == image.GetSize()
+        np.testing.assert_allclose(labels.GetOrigin(), image.GetOrigin(), atol=1e-4)
+        np.testing.assert_allclose(labels.GetDirection(), image.GetDirection(), atol=1e-5)
+    splits = json.loads((prepared_workspace / "splits.json").read_text())
+    scored = json.loads((uninterrupted / "validation" / "evaluation.json").read_text())
+    assert {case["subject"] for case in scored["cases"]} == set(splits["folds"][0]["val"])
+
+
+def test_terminated_and_resumed_gives_the_same_weights(workspace_copy: Path, uninterrupted: Path) -> None:
+    folder = Workspace(workspace_copy).run(KEY)
+    process = subprocess.Popen(command(workspace_copy), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for(folder / "run.json", process)
+    time.sleep(1.5)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) in (130, 0)
+    stopped_at = json.loads((folder / "run.json").read_text())["step"]
+    assert subprocess.run(command(workspace_copy), check=False, capture_output=True).returncode == 0
+    assert 0 < stopped_at
+    for name, value in weights(uninterrupted).items():
+        assert torch.equal(value, weights(folder)[name]), name
+    log = [json.loads(line)["step"] for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert log == sorted(set(log))
+
+
+def test_killed_and_resumed_gives_the_same_weights_and_predictions(workspace_copy: Path, uninterrupted: Path) -> None:
+    """kill -9 in the middle, after a checkpoint that is not the last step made."""
+    folder = Workspace(workspace_copy).run(KEY)
+    often = command(workspace_copy, "--checkpoint-minutes", "0.005")
+    process = subprocess.Popen(often, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for(folder / "state.safetensors", process)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait(60)
+    assert not (folder / "model.safetensors").exists()
+    assert subprocess.run(often, check=False, capture_output=True).returncode == 0
+    for name, value in weights(uninterrupted).items():
+        assert torch.equal(value, weights(folder)[name]), name
+    for path in (uninterrupted / "validation" / "probabilities").glob("*.npy"):
+        assert np.array_equal(np.load(path), np.load(folder / "validation" / "probabilities" / path.name))
+
+
+def test_a_done_run_is_not_trained_again(uninterrupted: Path, prepared_workspace: Path) -> None:
+    before = (uninterrupted / "model.safetensors").stat().st_mtime_ns
+    said: list[str] = []
+    train(Workspace(prepared_workspace), KEY, Options(device="cpu", steps=60, folder=uninterrupted), said.append)
+    assert any("already trained" in text for text in said)
+    assert (uninterrupted / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_run_made_otherwise_is_refused(uninterrupted: Path, prepared_workspace: Path) -> None:
+    options = Options(device="cpu", steps=61, folder=uninterrupted)
+    with pytest.raises(UserError, match="steps: 60 then, 61 now"):
+        train(Workspace(prepared_workspace), KEY, options)
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--gt", "nobody"], "no label source 'nobody'"),
+        (["--loss", "wishful"], "no loss 'wishful'"),
+        (["--set", "luck=1"], "the recipe has no luck"),
+        (["--set", "rotation=[1]"], "rotation"),
+        (["--set", "rotation"], "NAME=VALUE"),
+        (["--device", "abacus"], "device 'abacus' cannot be used"),
+    ],
+)
+def test_mistakes_are_answered_in_words(
+    prepared_workspace: Path, capsys: pytest.CaptureFixture[str], extra: list[str], message: str
+) -> None:
+    assert cli.main(["enet", "0", "-w", str(prepared_workspace), "--quiet", *extra]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_average_of_constant_weights_is_the_weights() -> None:
+    network = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2))
+    average = {name: value.clone() for name, value in network.state_dict().items()}
+    update_average(average, network, 0.9)
+    assert all(torch.equal(value, average[name]) for name, value in network.state_dict().items())
+    with torch.no_grad():
+        network[0].weight.add_(1.0)
+    update_average(average, network, 0.9)
+    torch.testing.assert_close(average["0.weight"], network[0].weight.detach() - 0.9)
+
+
+def test_logged_overlap_is_dices_numerator_and_denominator() -> None:
+    labels = torch.tensor([[[0, 1, 1, 2]]])
+    logits = torch.nn.functional.one_hot(torch.tensor([[[0, 1, 2, 2]]]), 3).movedim(-1, 1).float()
+    assert overlap_counts(logits, labels).tolist() == [1, 1, 3, 3]
