@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 
 import numpy as np
-import SimpleITK as sitk  # noqa: N813 - the name everyone uses
+import SimpleITK as sitk
 
 from cardiac_autoseg import load_model
 from cardiac_autoseg.data.volume import from_sitk

@@ -48,7 +48,9 @@ def _work(values: argparse.Namespace) -> int:
     _simulate(Path(heart), root / "data")
     for source in PROFILES:
         folder = str(root / "data" / f"labels_{source}")
-        _call("import_", "--source", f"{source}={folder}", "--simulated", "--note", f"profile {PROFILES[source]}", "-w", heart)
+        _call(
+            "import_", "--source", f"{source}={folder}", "--simulated", "--note", f"profile {PROFILES[source]}", "-w", heart
+        )
     _call("plan_and_preprocess", "-w", heart, "--target", "cpu", "--gflops", GFLOPS)
     for architecture, fold, source in RUNS:
         steps = str(values.steps or STEPS[architecture])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk  # noqa: N813 - the name everyone uses
+import SimpleITK as sitk
 
 from cardiac_autoseg.data.geometry import Geometry
 from cardiac_autoseg.data.geometry import geometry_difference as geometry_difference

@@ -8,7 +8,7 @@ from pathlib import Path
 from time import perf_counter
 
 import numpy as np
-import SimpleITK as sitk  # noqa: N813 - the name everyone uses
+import SimpleITK as sitk
 import torch
 from numpy.typing import NDArray
 from torch import nn

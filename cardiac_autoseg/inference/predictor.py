@@ -206,10 +206,7 @@ def predict(
     classes, count = len(groups[0].plan.classes), frames.shape[0] * frames.shape[1]
     with _timed(stages, "normalise", device):
         # One copy for all plans, unless they clip differently.
-        images = {
-            clip: torch.from_numpy(np.concatenate([normalise(frame, clip) for frame in frames]))
-            for clip in {group.plan.clip_percentiles for group in groups}
-        }
+        images = {clip: _normalised(frames, clip) for clip in {group.plan.clip_percentiles for group in groups}}
     labels = np.empty((count, *size), np.uint8)
     kept = np.empty((classes, count, *size), np.float16) if keep_probabilities else None
     chunk = max(1, CHUNK_VALUES.get(device.type, 1 << 24) // (classes * size[0] * size[1]))
@@ -222,6 +219,14 @@ def predict(
             if kept is not None:
                 kept[:, part] = mean.to(torch.float16).cpu().numpy()
     return Prediction(labels.reshape(array.shape), None if kept is None else kept.reshape(classes, *array.shape))
+
+
+def _normalised(frames: NDArray[np.generic], clip: tuple[float, float]) -> Tensor:
+    """Frames (T, Z, Y, X), each normalised on its own, as slices (T * Z, Y, X) float32."""
+    result = np.empty(frames.shape, np.float32)
+    for target, frame in zip(result, frames, strict=True):
+        target[:] = normalise(frame, clip)
+    return torch.from_numpy(result.reshape(-1, *frames.shape[2:]))
 
 
 def _mean_over_groups(

@@ -103,7 +103,13 @@ def train(workspace: Workspace, key: RunKey, options: Options, report: Callable[
             report(f"already trained: {folder} (Dice {record.values['val_dice']}); --restart trains it anew")
             return folder
         write_json(folder / "plan.json", plan.to_json())
-        record.update(status="running", pid=os.getpid(), version=__version__, hardware=hardware(device), recipe=dataclasses.asdict(recipe))
+        record.update(
+            status="running",
+            pid=os.getpid(),
+            version=__version__,
+            hardware=hardware(device),
+            recipe=dataclasses.asdict(recipe),
+        )
         with interruptible() as stop:
             if not (folder / "model.safetensors").is_file():
                 bank = build_bank([(store.image(case), store.labels(case, key.gt)) for case in training], plan.patch, device)

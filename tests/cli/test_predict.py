@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import SimpleITK as sitk  # noqa: N813
+import SimpleITK as sitk
 import torch
 
 from cardiac_autoseg.bundle import Bundle, Member, save_bundle

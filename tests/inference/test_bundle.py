@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.torch
-import SimpleITK as sitk  # noqa: N813
+import SimpleITK as sitk
 import torch
 from torch import nn
 

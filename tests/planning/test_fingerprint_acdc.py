@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import SimpleITK as sitk  # noqa: N813
+import SimpleITK as sitk
 
 from planning.fingerprint import build_fingerprint, measure_case
 from planning.planner import make_plan

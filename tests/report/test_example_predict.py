@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import SimpleITK as sitk  # noqa: N813 - the name everyone uses
+import SimpleITK as sitk
 import torch
 
 from cardiac_autoseg.bundle import Bundle, Member, save_bundle

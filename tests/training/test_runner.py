@@ -55,7 +55,17 @@ def test_a_run_says_what_made_it(uninterrupted: Path) -> None:
     run = json.loads((uninterrupted / "run.json").read_text())
     assert run["status"] == "done"
     assert run["step"] == run["steps"] == 60
-    for name in ("plan_hash", "splits_hash", "data_hash", "version", "hardware", "seconds", "recipe", "overrides", "reference"):
+    for name in (
+        "plan_hash",
+        "splits_hash",
+        "data_hash",
+        "version",
+        "hardware",
+        "seconds",
+        "recipe",
+        "overrides",
+        "reference",
+    ):
         assert name in run
     log = [json.loads(line) for line in (uninterrupted / "log.jsonl").read_text().splitlines()]
     assert log[-1]["step"] == 60
@@ -89,7 +99,7 @@ def test_terminated_and_resumed_gives_the_same_weights(workspace_copy: Path, uni
     assert process.wait(60) in (130, 0)
     stopped_at = json.loads((folder / "run.json").read_text())["step"]
     assert subprocess.run(command(workspace_copy), check=False, capture_output=True).returncode == 0
-    assert 0 < stopped_at
+    assert stopped_at > 0
     for name, value in weights(uninterrupted).items():
         assert torch.equal(value, weights(folder)[name]), name
     log = [json.loads(line)["step"] for line in (folder / "log.jsonl").read_text().splitlines()]
