@@ -51,9 +51,12 @@ def train_one(workspace: Path, name: str) -> None:
 
 def table(workspace: Path) -> str:
     lines = [
-        f"# Recipe experiments\n\n`python benchmarks/recipe.py -w WORKSPACE`: ACDC fold 0 (80 patients to train on, 20 to score), {SLICES:,} slices seen,",
-        "one CPU thread each, one seed: differences under about 0.005 are within what another seed may give.\n",
-        "| experiment | steps | Dice | RV | MYO | LV | HD95 (mm) | training (s) |\n|---|---|---|---|---|---|---|---|",
+        "# Recipe experiments\n",
+        "`python benchmarks/recipe.py -w WORKSPACE`: ACDC fold 0 (80 patients to train on, 20 to score),",
+        f"{SLICES:,} slices seen, one CPU thread each, one seed:",
+        "differences under about 0.005 are within what another seed may give.\n",
+        "| experiment | steps | Dice | RV | MYO | LV | HD95 (mm) | training (s) |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name in EXPERIMENTS:
         path = folder(workspace, name)

@@ -21,24 +21,23 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from cardiac_autoseg import __version__
-from cardiac_autoseg.data.index import Dataset, load_dataset
 from cardiac_autoseg.errors import UserError
-from cardiac_autoseg.files import read_json, write_json
+from cardiac_autoseg.files import write_json
 from cardiac_autoseg.inference.predictor import uses_bfloat16
 from cardiac_autoseg.networks import build_network
-from cardiac_autoseg.preprocessing.store import PreprocessedStore
 from cardiac_autoseg.report.progress import progress_figure
 from cardiac_autoseg.training.augmentation import apply, draw
-from cardiac_autoseg.training.checkpoints import load_state, read_tensors, save_state, write_tensors
+from cardiac_autoseg.training.checkpoints import load_state, save_state, write_tensors
 from cardiac_autoseg.training.host_augmentation import augment_on_host
+from cardiac_autoseg.training.inputs import fold_cases, load_inputs
 from cardiac_autoseg.training.losses import LOSSES, deep_supervision
 from cardiac_autoseg.training.recipe import Recipe, with_overrides
 from cardiac_autoseg.training.record import Record, append_log, cut_log, hardware, locked, open_record
 from cardiac_autoseg.training.sampling import SliceBank, build_bank, draw_centres, draw_slices, step_generator
 from cardiac_autoseg.training.validation import validate
+from cardiac_autoseg.training.weights import load_average, placed, update_average
 from cardiac_autoseg.workspace import RunKey, Workspace
 from planning.plan import Plan
-from planning.splits import Splits
 
 LOG_EVERY = 50
 """Steps between two lines of the log."""
@@ -103,13 +102,8 @@ def train(workspace: Workspace, key: RunKey, options: Options, report: Callable[
             report(f"already trained: {folder} (Dice {record.values['val_dice']}); --restart trains it anew")
             return folder
         write_json(folder / "plan.json", plan.to_json())
-        record.update(
-            status="running",
-            pid=os.getpid(),
-            version=__version__,
-            hardware=hardware(device),
-            recipe=dataclasses.asdict(recipe),
-        )
+        about = {"version": __version__, "hardware": hardware(device), "recipe": dataclasses.asdict(recipe)}
+        record.update(status="running", pid=os.getpid(), **about)
         with interruptible() as stop:
             if not (folder / "model.safetensors").is_file():
                 bank = build_bank([(store.image(case), store.labels(case, key.gt)) for case in training], plan.patch, device)
@@ -182,7 +176,7 @@ class Run:
     def start(self) -> State:
         """The state to go on from: the checkpoint's, or a fresh network drawn from the seed."""
         torch.manual_seed(self.key.seed)
-        network = _placed(build_network(self.plan), self.device)
+        network = placed(build_network(self.plan), self.device)
         average = {name: value.detach().clone() for name, value in network.state_dict().items()}
         optimiser = torch.optim.AdamW(
             network.parameters(), lr=self.plan.learning_rate, weight_decay=self.recipe.weight_decay, foreach=True
@@ -251,66 +245,6 @@ class Run:
         self.record.update(step=state.step, slices_per_second=speed)
         if log:
             progress_figure(log, self.folder / "progress.png")
-
-
-def load_inputs(workspace: Workspace, architecture: str) -> tuple[Plan, Splits, Dataset, PreprocessedStore]:
-    """Plan, folds, index and store of a workspace; raises :class:`UserError` where one is missing or does not fit."""
-    remedy = "Run cas_plan_and_preprocess first."
-    try:
-        plan = Plan.from_json(read_json(workspace.plan(architecture), remedy))
-        splits = Splits.from_json(read_json(workspace.splits, remedy))
-    except ValueError as error:
-        raise UserError(f"{workspace.root}: {error}") from error
-    store = PreprocessedStore(workspace)
-    if (store.grid.spacing, store.grid.clip_percentiles) != (plan.spacing, plan.clip_percentiles):
-        raise UserError(f"{workspace.preprocessed} was made for another plan: run cas_plan_and_preprocess again")
-    return plan, splits, load_dataset(workspace.dataset), store
-
-
-def fold_cases(
-    dataset: Dataset, store: PreprocessedStore, splits: Splits, key: RunKey, report: Callable[[str], None]
-) -> tuple[list[str], list[str]]:
-    """Ids of the cases to train on, and to validate on: there, every labelled case of the fold, whoever labelled it."""
-    try:
-        train_subjects, val_subjects = set(splits.train(key.fold)), set(splits.val(key.fold))
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    labelled = [case for case in dataset.labelled(key.gt) if store.has(case.id, key.gt)]
-    training = [case.id for case in labelled if case.subject in train_subjects]
-    validation = [
-        case.id for case in dataset.cases if case.subject in val_subjects and case.id in store.keys and case.labels
-    ]
-    if not training:
-        raise UserError(
-            f"source {key.gt!r} has no preprocessed case to train on in fold {key.fold}: run cas_plan_and_preprocess"
-        )
-    everything = sum(case.subject in train_subjects for case in dataset.cases)
-    if len(training) < everything:
-        report(f"source {key.gt!r} covers {len(training)} of the fold's {everything} training cases; training on those")
-    return training, validation
-
-
-def load_average(folder: Path, plan: Plan, device: torch.device) -> nn.Module:
-    """The trained network of a run, in eval mode."""
-    tensors, _ = read_tensors(folder / "model.safetensors")
-    network = build_network(plan)
-    network.load_state_dict(tensors)
-    return _placed(network, device).eval()
-
-
-def _placed(network: nn.Module, device: torch.device) -> nn.Module:
-    """On the device, weights stored channels last, which convolutions on CPUs and GPUs prefer."""
-    return network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-@torch.no_grad()
-def update_average(average: dict[str, Tensor], network: nn.Module, decay: float) -> None:
-    """Exponential moving average of weights and batch-norm statistics; counters are copied."""
-    current = network.state_dict()
-    floating = [name for name, value in average.items() if value.is_floating_point()]
-    torch._foreach_lerp_([average[name] for name in floating], [current[name] for name in floating], 1 - decay)
-    for name in average.keys() - set(floating):
-        average[name].copy_(current[name])
 
 
 @torch.no_grad()
