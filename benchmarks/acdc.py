@@ -2,7 +2,7 @@
 
     python benchmarks/acdc.py -w WORKSPACE --data DIR [--folds-of ARCH] [--fold-steps N]
 
-Runs what is missing (each command resumes or skips by itself) and writes results/acdc.md. ``--tables`` writes the tables only.
+Runs what is missing (each command resumes or skips by itself) and writes results/acdc.md; ``--tables`` writes only that.
 """
 
 from __future__ import annotations
@@ -139,7 +139,8 @@ def write_tables(workspace: Path) -> None:
     commands = [f"| `{name}` | {row['seconds']:.1f} | {row['peak_mb']:,} |" for name, row in record.items()]
     text = [
         "# The main job on ACDC (100 training patients)\n",
-        f"`python benchmarks/acdc.py -w WORKSPACE --data DIR`, {datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores ({processor()}).",
+        f"`python benchmarks/acdc.py -w WORKSPACE --data DIR`, {datetime.now(UTC):%Y-%m-%d},",
+        f"{os.cpu_count()} cores ({processor()}).",
         "Scores are on each fold's validation patients, against the expert, in the original geometry.\n",
         "## Commands\n\n| command | seconds | peak memory (MB) |\n|---|---|---|",
         *commands,

@@ -15,6 +15,7 @@ from torch import nn
 
 from cardiac_autoseg.bundle import Bundle, load_bundle
 from cardiac_autoseg.data.volume import from_sitk, to_sitk
+from cardiac_autoseg.device import pick_device
 from cardiac_autoseg.errors import UserError
 from cardiac_autoseg.inference.postprocessing import POSTPROCESSING
 from cardiac_autoseg.inference.predictor import Group, Prediction, predict
@@ -123,18 +124,6 @@ def load_model(path: str | Path, device: str | torch.device | None = None, fast:
     bundle, networks = load_bundle(Path(path), count=1 if fast else None)
     placed = [network.to(chosen, memory_format=torch.channels_last) for network in networks]  # type: ignore[call-overload]
     return Model(bundle, _groups(bundle, placed), () if fast else bundle.flips, chosen)
-
-
-def pick_device(device: str | torch.device | None) -> torch.device:
-    """The torch device called ``device``, or the best there is; raises :class:`UserError` if it is not there."""
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-        torch.empty(1, device=chosen)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device {device!s} is not available ({str(error).splitlines()[0]}): use cpu") from error
-    return chosen
 
 
 def _groups(bundle: Bundle, networks: Sequence[nn.Module]) -> tuple[Group, ...]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cardiac_autoseg.device import uses_bfloat16
 from cardiac_autoseg.preprocessing.normalise import normalise
 from cardiac_autoseg.preprocessing.resample import resize_images, resize_maps, target_size
 from planning.plan import Plan
@@ -47,16 +48,6 @@ def flip_axes(flips: bool | Sequence[int]) -> list[tuple[int, ...]]:
     for axis in axes:
         result += [(*done, axis - 2) for done in result]
     return result
-
-
-def uses_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 is faster than float32 on ``device``: on GPUs that have it, and on CPUs with AMX or AVX512-BF16."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    if device.type != "cpu":
-        return False
-    checks = (getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
-    return any(check is not None and check() for check in checks)
 
 
 def slices_per_batch(pixels: int, device: torch.device) -> int:

@@ -27,7 +27,9 @@ def resize_maps(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """Probabilities or one-hot labels (N, C, H, W) to (N, C, *size): bilinear, so sums over C stay 1."""
     if maps.shape[-2:] == size:
         return maps
-    return functional.interpolate(maps, size=size, mode="bilinear", antialias=True)
+    # When nothing shrinks the filter changes nothing but the time.
+    shrinks = size[0] < maps.shape[-2] or size[1] < maps.shape[-1]
+    return functional.interpolate(maps, size=size, mode="bilinear", antialias=shrinks)
 
 
 def resize_labels(labels: Tensor, classes: int, size: tuple[int, int]) -> Tensor:

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from cardiac_autoseg import __version__
+from cardiac_autoseg.device import pick_device, uses_bfloat16
 from cardiac_autoseg.errors import UserError
 from cardiac_autoseg.files import write_json
-from cardiac_autoseg.inference.predictor import uses_bfloat16
 from cardiac_autoseg.networks import build_network
 from cardiac_autoseg.report.progress import progress_figure
 from cardiac_autoseg.training.augmentation import apply, draw
@@ -85,7 +85,7 @@ def train(workspace: Workspace, key: RunKey, options: Options, report: Callable[
     plan, splits, dataset, store = load_inputs(workspace, key.architecture)
     recipe = with_overrides(Recipe(), options.overrides)
     training, validation = fold_cases(dataset, store, splits, key, report)
-    device = choose_device(options.device)
+    device = pick_device(options.device)
     identity = {
         **dataclasses.asdict(key),
         "steps": options.steps or plan.steps,
@@ -254,18 +254,6 @@ def overlap_counts(logits: Tensor, labels: Tensor) -> Tensor:
     predicted = logits.argmax(dim=1)
     joint = torch.bincount((predicted * classes + labels).flatten(), minlength=classes**2).view(classes, classes).float()
     return torch.cat((joint.diagonal()[1:], (joint.sum(0) + joint.sum(1))[1:]))
-
-
-def choose_device(wish: str | None) -> torch.device:
-    """The device asked for, else a GPU if there is one; raises :class:`UserError` if torch cannot use it."""
-    if wish is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(wish)
-        torch.empty(1, device=device)
-        return device
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device {wish!r} cannot be used ({str(error).splitlines()[0]}): try --device cpu") from error
 
 
 @contextmanager
