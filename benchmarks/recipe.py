@@ -22,6 +22,7 @@ EXPERIMENTS: dict[str, tuple[str, dict[str, Any]]] = {
     "unet, not mirrored": ("unet", NO_MIRROR),
     "unet, not mirrored, rotation 15": ("unet", {**NO_MIRROR, "rotation": [-15, 15]}),
     "unet, not mirrored, rotation 180": ("unet", {**NO_MIRROR, "rotation": [-180, 180]}),
+    "unet, not mirrored, a third of the patches anywhere": ("unet", {**NO_MIRROR, "random_centres": 0.33}),
     "unet, not mirrored, learning rate x2": ("unet", {**NO_MIRROR, "learning_rate_factor": 2}),
     "unet, not mirrored, learning rate x0.5": ("unet", {**NO_MIRROR, "learning_rate_factor": 0.5}),
     "enet, not mirrored": ("enet", NO_MIRROR),

@@ -34,7 +34,8 @@ class Policy:
     shift_probability: float = 0.5
     shift: float = 0.1
     """Largest shift along each axis as a fraction of the patch; rounded to whole pixels, so it never blurs."""
-    mirror_probability: tuple[float, float] = (0.5, 0.5)
+    mirror_probability: tuple[float, float] = (0.0, 0.0)
+    """Along y and x. None by default: hearts lie one way, and mirroring costs accuracy (benchmarks/results/recipe.md)."""
     noise_probability: float = 0.1
     noise: tuple[float, float] = (0.0, 0.05)
     """Standard deviation of additive Gaussian noise, in image units."""

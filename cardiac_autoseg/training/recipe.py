@@ -26,6 +26,10 @@ class Recipe:
     warmup: float = 0.05
     ema: float = 0.998
     clip: float = 5.0
+    random_centres: float = 0.15
+    """Share of patches placed anywhere in the slice, so that the network also sees what lies far from the heart."""
+    centre_jitter: float = 0.2
+    """The other patches are centred on the heart, give or take this fraction of the patch."""
     policy: Policy = field(default_factory=Policy)
 
     def learning_rate(self, peak: float, step: int, steps: int) -> float:

@@ -207,7 +207,9 @@ class Run:
         """Augmented images (B, 1, h, w) and labels (B, h, w) of a step, a function of (seed, step) alone."""
         plan, generator = self.plan, step_generator(self.key.seed, step)
         chosen = draw_slices(len(self.bank), plan.batch, self.key.seed, step)
-        centres = draw_centres(self.bank, chosen, plan.patch, generator)
+        centres = draw_centres(
+            self.bank, chosen, plan.patch, self.recipe.random_centres, self.recipe.centre_jitter, generator
+        )
         picked = chosen.to(self.device)
         images, labels = self.bank.images[picked], self.bank.labels[picked]
         if plan.augmentation == "host":

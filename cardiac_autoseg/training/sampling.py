@@ -14,11 +14,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-RANDOM_CENTRES = 0.15
-"""Share of patches placed anywhere in the slice, so that the network also sees what lies far from the heart."""
-CENTRE_JITTER = 0.2
-"""The other patches are centred on the heart, give or take this fraction of the patch."""
-
 
 @dataclass(frozen=True)
 class SliceBank:
@@ -87,11 +82,13 @@ def draw_slices(count: int, batch: int, seed: int, step: int) -> Tensor:
     return torch.from_numpy(order[start : start + batch])
 
 
-def draw_centres(bank: SliceBank, chosen: Tensor, patch: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """Patch centres (batch, 2) in pixels (y, x): around the heart, and anywhere for a share of RANDOM_CENTRES."""
+def draw_centres(
+    bank: SliceBank, chosen: Tensor, patch: tuple[int, int], anywhere_share: float, jitter: float, generator: torch.Generator
+) -> Tensor:
+    """Patch centres (batch, 2) in pixels (y, x): the heart give or take ``jitter`` of the patch, for a share anywhere."""
     size = torch.tensor(patch, dtype=torch.float32)
     uniform = torch.rand((len(chosen), 2), generator=generator)
-    near = bank.hearts[chosen] + (2 * uniform - 1) * CENTRE_JITTER * size
+    near = bank.hearts[chosen] + (2 * uniform - 1) * jitter * size
     anywhere = uniform * bank.sizes[chosen]
-    random = torch.rand((len(chosen), 1), generator=generator) < RANDOM_CENTRES
+    random = torch.rand((len(chosen), 1), generator=generator) < anywhere_share
     return torch.where(random, anywhere, near)

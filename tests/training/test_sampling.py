@@ -53,7 +53,7 @@ def test_patches_are_centred_on_the_heart_even_where_a_slice_has_none() -> None:
 def test_some_patches_lie_anywhere_and_all_centres_inside() -> None:
     made = bank()
     chosen = torch.arange(14).repeat(300)
-    centres = draw_centres(made, chosen, (32, 32), step_generator(0, 0))
+    centres = draw_centres(made, chosen, (32, 32), 0.15, 0.2, step_generator(0, 0))
     near = ((centres - made.hearts[chosen]).abs() <= 0.2 * 32).all(dim=1)
     assert 0.8 < near.float().mean() < 0.95
     far = centres[~near]
