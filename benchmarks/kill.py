@@ -29,7 +29,7 @@ def run(arguments: list[str]) -> None:
     subprocess.run(arguments, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def kill_when(arguments: list[str], ready: Callable[[], bool]) -> None:
+def kill_when(arguments: list[str], ready: Callable[..., bool]) -> None:
     """Start a command and kill -9 it as soon as ``ready()``."""
     process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not ready():
@@ -54,7 +54,7 @@ def main() -> None:
     values = parser.parse_args()
     lines = [
         "# Killed and run again\n",
-        "`python benchmarks/kill.py --data DIR` on ACDC: kill -9, the same command again, against a run that nobody killed.\n",
+        "`python benchmarks/kill.py --data DIR` on ACDC: kill -9, the same command again, against a run nobody killed.\n",
         "| killed | when | compared | the same |",
         "|---|---|---|---|",
     ]
@@ -88,7 +88,7 @@ def main() -> None:
         for _ in range(2):
             state = runs[1] / "state.safetensors"
             before = state.stat().st_mtime_ns if state.is_file() else 0
-            kill_when(train[1], lambda: state.is_file() and state.stat().st_mtime_ns > before)
+            kill_when(train[1], lambda state=state, before=before: state.is_file() and state.stat().st_mtime_ns > before)
             lines.append(f"| cas_train enet 0 --steps {values.steps} | after a checkpoint | see next lines | |")
         run(train[1])
         weights = [load_file(folder / "model.safetensors") for folder in runs]

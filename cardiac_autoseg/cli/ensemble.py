@@ -46,8 +46,8 @@ def _work(values: argparse.Namespace) -> int:
     print(f"\nPostprocessing of {choice.best.name}: mean Dice")
     for name, dice in choice.postprocessing_scores.items():
         print(f"  {name:<30} {dice:.4f}{'   <- chosen' if name == choice.postprocessing else ''}")
-    evaluation = evaluate_held_out(pool, choice, reference, print)
-    folder = write_bundle(pool, choice, values.name, values.licence, print, evaluation, values.zip)
+    folder = write_bundle(pool, choice, values.name, values.licence, print, values.zip)
+    evaluation = evaluate_held_out(pool, choice, reference, folder, print)
     score = "" if evaluation.mean_dice is None else f", mean Dice against {reference} {evaluation.mean_dice:.4f}"
     print(f"\n{folder}: {choice.best.name}, postprocessing {choice.postprocessing}{score} (patients not trained on)")
     return common.OK

@@ -16,6 +16,7 @@ from torch import Tensor
 from cardiac_autoseg.bundle import Bundle, Member, save_bundle
 from cardiac_autoseg.data.index import Case
 from cardiac_autoseg.data.load import load_labels
+from cardiac_autoseg.data.volume import write_labels
 from cardiac_autoseg.errors import UserError
 from cardiac_autoseg.evaluation.evaluate import evaluate_case
 from cardiac_autoseg.evaluation.results import CaseMeta, CaseResult, Evaluation, write_evaluation
@@ -74,19 +75,25 @@ def choose(pool: Pool, report: Report) -> Choice:
     return Choice(tuple(scores), best, chosen, cleaned)
 
 
-def evaluate_held_out(pool: Pool, choice: Choice, reference: str, report: Report) -> Evaluation:
-    """The full evaluation, against the source ``reference``, of what the chosen networks say on unseen patients."""
+def evaluate_held_out(pool: Pool, choice: Choice, reference: str, folder: Path, report: Report) -> Evaluation:
+    """The full evaluation, against the source ``reference``, of what the chosen networks say on unseen patients.
+
+    Written into ``folder``, with the labels as ``validation/<case id>.nii.gz`` for the report's pictures.
+    """
     clean = POSTPROCESSING[choice.postprocessing]
 
     def work(case: Case) -> CaseResult:
         expected = load_labels(pool.workspace, pool.dataset, case, reference)
         size = (expected.array.shape[1], expected.array.shape[2])
         labels = clean(held_out_labels(pool, choice.best.combination, case, size), pool.dataset.labels)
+        write_labels(folder / "validation" / f"{case.id}.nii.gz", labels, expected.geometry)
         meta = CaseMeta(case.id, case.subject, case.phase, case.group)
         return evaluate_case(labels, expected.array, expected.geometry.spacing_zyx, meta, pool.dataset.labels)
 
     done = over_cases(work, [case for case in pool.scored if reference in case.labels], report)
-    return summarise(list(done.values()), reference=reference)
+    evaluation = summarise(list(done.values()), reference=reference)
+    write_evaluation(folder, evaluation)
+    return evaluation
 
 
 def write_bundle(
@@ -95,10 +102,9 @@ def write_bundle(
     name: str,
     licence: str,
     report: Report,
-    evaluation: Evaluation | None = None,
     as_zip: bool = False,
 ) -> Path:
-    """Write the chosen networks as the workspace's bundle ``name``, with ``evaluation`` in it; ``as_zip``: also as a zip.
+    """Write the chosen networks as the workspace's bundle ``name``; ``as_zip``: also as a zip.
 
     Members are in order of their configuration's score. Returns the bundle's folder. Raises :class:`UserError` if weights
     cannot be read.
@@ -127,8 +133,6 @@ def write_bundle(
     weights = [_weights(run) for run in runs]
     folder = pool.workspace.model(name)
     save_bundle(folder, bundle, weights)
-    if evaluation is not None:
-        write_evaluation(folder, evaluation)
     if as_zip:
         save_bundle(folder.with_name(f"{name}.zip"), bundle, weights)
     return folder
