@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 SLICES = 16_000
-NO_MIRROR = {"mirror_probability": [0, 0]}
+NO_MIRROR = {"mirror_probability": [0, 0], "rotation": [-30, 30]}
 EXPERIMENTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "unet, mirrored": ("unet", {"mirror_probability": [0.5, 0.5]}),
+    "unet, mirrored": ("unet", {**NO_MIRROR, "mirror_probability": [0.5, 0.5]}),
     "unet, not mirrored": ("unet", NO_MIRROR),
     "unet, not mirrored, rotation 15": ("unet", {**NO_MIRROR, "rotation": [-15, 15]}),
     "unet, not mirrored, rotation 180": ("unet", {**NO_MIRROR, "rotation": [-180, 180]}),
@@ -26,7 +26,7 @@ EXPERIMENTS: dict[str, tuple[str, dict[str, Any]]] = {
     "unet, not mirrored, learning rate x2": ("unet", {**NO_MIRROR, "learning_rate_factor": 2}),
     "unet, not mirrored, learning rate x0.5": ("unet", {**NO_MIRROR, "learning_rate_factor": 0.5}),
     "enet, not mirrored": ("enet", NO_MIRROR),
-    "enet, mirrored": ("enet", {"mirror_probability": [0.5, 0.5]}),
+    "enet, mirrored": ("enet", {**NO_MIRROR, "mirror_probability": [0.5, 0.5]}),
     "enet, not mirrored, learning rate x2": ("enet", {**NO_MIRROR, "learning_rate_factor": 2}),
     "enet, not mirrored, rotation 180": ("enet", {**NO_MIRROR, "rotation": [-180, 180]}),
 }

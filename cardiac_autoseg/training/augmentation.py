@@ -26,7 +26,7 @@ class Policy:
     """
 
     rotation_probability: float = 0.7
-    rotation: tuple[float, float] = (-30.0, 30.0)
+    rotation: tuple[float, float] = (-15.0, 15.0)
     """Degrees clockwise, uniform."""
     scale_probability: float = 0.7
     scale: tuple[float, float] = (0.75, 1.33)
