@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from cardiac_autoseg.report.progress import curve
+from cardiac_autoseg.training.progress import curve
 
 # Okabe and Ito's palette: told apart by colour-blind readers too.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555", "#b8a800")

@@ -25,12 +25,12 @@ from cardiac_autoseg.device import pick_device, uses_bfloat16
 from cardiac_autoseg.errors import UserError
 from cardiac_autoseg.files import write_json
 from cardiac_autoseg.networks import build_network
-from cardiac_autoseg.report.progress import progress_figure
 from cardiac_autoseg.training.augmentation import apply, draw
 from cardiac_autoseg.training.checkpoints import load_state, save_state, write_tensors
 from cardiac_autoseg.training.host_augmentation import augment_on_host
 from cardiac_autoseg.training.inputs import fold_cases, load_inputs
 from cardiac_autoseg.training.losses import LOSSES, deep_supervision
+from cardiac_autoseg.training.progress import progress_figure
 from cardiac_autoseg.training.recipe import Recipe, with_overrides
 from cardiac_autoseg.training.record import Record, append_log, cut_log, hardware, locked, open_record
 from cardiac_autoseg.training.sampling import SliceBank, build_bank, draw_centres, draw_slices, step_generator

@@ -14,8 +14,8 @@ import pytest
 from cardiac_autoseg.report.cases import extremes
 from cardiac_autoseg.report.collect import collect, pool, read_checked
 from cardiac_autoseg.report.overlays import choose_slices, crop_window, outlines, overlay
-from cardiac_autoseg.report.progress import curve, progress_figure
 from cardiac_autoseg.report.words import agreement_sentence, duration, interval, number, structure_sentence
+from cardiac_autoseg.training.progress import curve, progress_figure
 from cardiac_autoseg.workspace import RunKey
 
 LABELS = {"background": 0, "RV": 1, "MYO": 2, "LV": 3}
