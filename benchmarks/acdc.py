@@ -55,6 +55,29 @@ def run_all(workspace: Path, data: Path, architecture: str, fold_steps: int) -> 
         run(workspace, text, ["cas_train", architecture, str(fold), *steps, *place])
     ensemble = ["cas_ensemble", "--arch", architecture, "--seed", "1", "--licence", "CC BY-NC-SA 4.0 (ACDC)", *place]
     run(workspace, f"cas_ensemble --arch {architecture} --seed 1", ensemble)
+    for name in ARCHITECTURES:  # one fold each: what postprocessing makes of it
+        one = ["cas_ensemble", "--arch", name, "--seed", "0", "--name", f"{name}_fold0", *place]
+        run(workspace, f"cas_ensemble --arch {name} --seed 0 --name {name}_fold0", one)
+    some = [str(data / f"patient0{tens}*" / "*_frame??.nii.gz") for tens in (1, 2)]
+    output = workspace / "predictions"
+    run(
+        workspace,
+        "cas_predict (40 volumes)",
+        ["cas_predict", "-i", *some, "-o", str(output / "five"), "--model", "best", *place],
+    )
+    run(
+        workspace,
+        "cas_predict --fast (40 volumes)",
+        ["cas_predict", "-i", *some, "-o", str(output / "one"), "--model", "best", "--fast", *place],
+    )
+    cine = str(data / "patient090" / "patient090_4d.nii.gz")
+    run(
+        workspace,
+        "cas_predict (a cine of 12 frames)",
+        ["cas_predict", "-i", cine, "-o", str(output / "cine"), "--model", "best", *place],
+    )
+    scored = ["cas_evaluate", str(output / "five"), "--gt", "expert", "--allow-missing", *place]
+    run(workspace, "cas_evaluate (40 volumes)", scored)
     run(workspace, "cas_report", ["cas_report", *place])
 
 

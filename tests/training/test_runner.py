@@ -145,6 +145,25 @@ def test_mistakes_are_answered_in_words(
     assert message in capsys.readouterr().err
 
 
+def test_plan_decides_where_augmentation_runs(workspace_copy: Path) -> None:
+    """On the host the same policy goes through batchgenerators, and is as repeatable."""
+    plan = workspace_copy / "plans" / "enet.json"
+    plan.write_text(plan.read_text().replace('"augmentation": "device"', '"augmentation": "host"'))
+    folders = [workspace_copy / name for name in ("first", "second")]
+    for folder in folders:
+        train(Workspace(workspace_copy), KEY, Options(device="cpu", steps=3, quiet=True, folder=folder))
+    for name, value in weights(folders[0]).items():
+        assert torch.equal(value, weights(folders[1])[name]), name
+
+
+def test_fold_all_trains_on_everybody_and_validates_on_nobody(workspace_copy: Path) -> None:
+    said: list[str] = []
+    key = RunKey("enet", "expert", "ce_dice", "all", 0)
+    folder = train(Workspace(workspace_copy), key, Options(device="cpu", steps=2, quiet=True), said.append)
+    assert any("training on 20 cases" in text for text in said)
+    assert json.loads((folder / "run.json").read_text())["val_dice"] is None
+
+
 def test_average_of_constant_weights_is_the_weights() -> None:
     network = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2))
     average = {name: value.clone() for name, value in network.state_dict().items()}
