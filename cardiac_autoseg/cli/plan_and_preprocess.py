@@ -31,7 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--memory-gb", type=float, help="device memory that training may use (default: 8)")
     parser.add_argument("--gflops", type=float, help="compute for one slice, forward, in GFLOP (default: the target's)")
     parser.add_argument("--only", nargs="+", choices=STAGES, default=STAGES, help="stages to run")
-    parser.add_argument("--workers", type=int, help="threads (default: one for each core)")
+    parser.add_argument("--workers", type=common.at_least(1), help="threads (default: one for each core)")
     return parser
 
 
