@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from cardiac_autoseg.data.geometry import MAX_SHIFT_MM, geometry_difference
 from cardiac_autoseg.data.index import Case, Dataset
 from cardiac_autoseg.data.load import load_labels
-from cardiac_autoseg.data.volume import geometry_difference, read_labels
+from cardiac_autoseg.data.volume import read_labels
 from cardiac_autoseg.errors import UserError
 from cardiac_autoseg.evaluation.clinical import volume_ml
 from cardiac_autoseg.evaluation.levels import level_scores
@@ -159,7 +160,8 @@ def _evaluate_file(workspace: Workspace, dataset: Dataset, source: str, case: Ca
         raise UserError(f"no prediction: {path} does not exist")
     prediction = read_labels(path, {value: name for name, value in dataset.labels.items()}, dataset.labels)
     reference = load_labels(workspace, dataset, case, source)
-    difference = geometry_difference(prediction.geometry, reference.geometry)
+    # As far as an import lets labels lie from their image, which is where predictions lie.
+    difference = geometry_difference(prediction.geometry, reference.geometry, MAX_SHIFT_MM)
     if difference is not None:
         raise UserError(f"{path} does not have the geometry of the reference labels ({difference}): predict it again")
     meta = CaseMeta(case.id, case.subject, case.phase, case.group)
