@@ -77,8 +77,9 @@ class PreprocessedStore:
         return case_id in self.keys and source in self.keys[case_id]["labels"]
 
     def data_hash(self, case_ids: Sequence[str], source: str) -> str:
-        """Identifies the images and labels of some cases."""
-        return hash_json([(case, self.keys[case]["image"], self.keys[case]["labels"][source]) for case in sorted(case_ids)])
+        """Identifies the images of some cases and, where ``source`` drew any, their labels."""
+        keys = [(case, self.keys[case]) for case in sorted(case_ids)]
+        return hash_json([(case, key["image"], key["labels"].get(source)) for case, key in keys])
 
     def _load(self, path: Path) -> NDArray[Any]:
         try:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -131,6 +133,7 @@ def test_a_run_made_otherwise_is_refused(uninterrupted: Path, prepared_workspace
     ("extra", "message"),
     [
         (["--gt", "nobody"], "no label source 'nobody'"),
+        (["--reference", "nobody"], "no label source 'nobody'"),
         (["--loss", "wishful"], "no loss 'wishful'"),
         (["--set", "luck=1"], "the recipe has no luck"),
         (["--set", "rotation=[1]"], "rotation"),
@@ -179,3 +182,40 @@ def test_logged_overlap_is_dices_numerator_and_denominator() -> None:
     labels = torch.tensor([[[0, 1, 1, 2]]])
     logits = torch.nn.functional.one_hot(torch.tensor([[[0, 1, 2, 2]]]), 3).movedim(-1, 1).float()
     assert overlap_counts(logits, labels).tolist() == [1, 1, 3, 3]
+
+
+def test_weights_without_a_record_are_not_taken_for_trained(workspace_copy: Path, uninterrupted: Path) -> None:
+    """A process killed while it throws an old run away must not leave weights that the next run adopts."""
+    folder = Workspace(workspace_copy).run(KEY)
+    folder.mkdir(parents=True)
+    shutil.copy(uninterrupted / "model.safetensors", folder)
+    said: list[str] = []
+    train(Workspace(workspace_copy), KEY, Options(device="cpu", steps=1, quiet=True), said.append)
+    assert any("training on" in text for text in said)
+
+
+def test_changed_validation_labels_are_scored_again(workspace_copy: Path, uninterrupted: Path) -> None:
+    """The networks stay, as they never saw those labels."""
+    from cardiac_autoseg.cli import plan_and_preprocess
+    from cardiac_autoseg.data.index import load_dataset, save_dataset
+    from cardiac_autoseg.data.volume import read_labels, write_labels
+
+    index = workspace_copy / "dataset.json"
+    dataset = load_dataset(index)
+    case_id = min(path.name.removesuffix(".nii.gz") for path in (uninterrupted / "validation").glob("*.nii.gz"))
+    case = next(case for case in dataset.cases if case.id == case_id)
+    labels = read_labels(Path(case.labels["expert"].path), dataset.sources["expert"].values, dataset.labels)
+    write_labels(workspace_copy / "other.nii.gz", np.where(labels.array == 3, 2, labels.array), labels.geometry)
+    changed = dataclasses.replace(case, labels={"expert": dataclasses.replace(case.labels["expert"], path="other.nii.gz")})
+    cases = tuple(changed if case.id == case_id else case for case in dataset.cases)
+    folder = Path(shutil.copytree(uninterrupted, workspace_copy / "run"))
+    save_dataset(index, dataclasses.replace(dataset, cases=cases))
+    assert plan_and_preprocess.main(["-w", str(workspace_copy), "--only", "preprocess"]) == 0
+    options = Options(device="cpu", steps=60, quiet=True, folder=folder)
+    for expected in ("validating again", "already trained"):
+        said: list[str] = []
+        train(Workspace(workspace_copy), KEY, options, said.append)
+        assert any(expected in text for text in said)
+        assert not any("training on" in text for text in said)
+    before, after = (json.loads((path / "run.json").read_text())["val_dice"] for path in (uninterrupted, folder))
+    assert after != before
