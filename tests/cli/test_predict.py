@@ -200,3 +200,13 @@ def test_hidden_files_are_no_inputs(tmp_path: Path, bundle: Path) -> None:
     for given in ("in", "in/*.nii.gz", "in/.*"):
         main(["-i", str(tmp_path / given), "-o", str(tmp_path / "out"), "--model", str(bundle), "--device", "cpu"])
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.nii.gz"]
+
+
+def test_nothing_predicted_is_exit_code_2(tmp_path: Path, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "b.nii.gz").write_bytes(b"not an image")
+    arguments = ["-i", str(tmp_path / "in"), "--model", str(bundle), "-o"]
+    assert main([*arguments, str(tmp_path / "out")]) == 2
+    (tmp_path / "file").write_text("")
+    assert main([*arguments, str(tmp_path / "file")]) == 2
+    assert "is a file" in capsys.readouterr().err
