@@ -137,8 +137,8 @@ def evaluate_files(
 
     ``predictions`` maps the ids of the cases that are to be scored to label files with the values of ``dataset.labels``, in
     the geometry of the original image; of a 4D file the case's frame is scored. Cases whose file is missing, unreadable or
-    of another geometry are told to ``report`` and are in ``failed`` of the result; the others go on. Raises :class:`UserError` if ``source`` is unknown, or no case
-    can be scored.
+    of another geometry are told to ``report`` and are in ``failed`` of the result; the others go on. Raises
+    :class:`UserError` if ``source`` is unknown, or no case can be scored.
     """
     labelled = {case.id: case for case in dataset.labelled(source)}
     results: list[CaseResult] = []
