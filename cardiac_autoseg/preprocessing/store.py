@@ -81,6 +81,28 @@ class PreprocessedStore:
         keys = [(case, self.keys[case]) for case in sorted(case_ids)]
         return hash_json([(case, key["image"], key["labels"].get(source)) for case, key in keys])
 
+    def changed(self, dataset: Dataset, case_ids: Sequence[str], sources: Sequence[str]) -> list[str]:
+        """The cases whose image, or labels by one of ``sources``, are not what the arrays were made from.
+
+        Files that nothing has touched since are not read. Files that are gone are no change: the arrays are still theirs.
+        """
+        hashes = FileHashes(self.workspace.preprocessed / "files.json")
+        wanted, found = set(case_ids), []
+        for case in dataset.cases:
+            if case.id not in wanted:
+                continue
+            entry = self.keys[case.id]
+            try:
+                same = _image_key(self.workspace, self.grid, hashes, case) == entry["image"]
+                for source in set(sources) & case.labels.keys():
+                    key = _label_key(self.workspace, dataset, self.grid, hashes, case, source)
+                    same &= key == entry["labels"].get(source)
+            except UserError:
+                continue
+            if not same:
+                found.append(case.id)
+        return found
+
     def _load(self, path: Path) -> NDArray[Any]:
         try:
             return np.load(path, allow_pickle=False)
@@ -166,20 +188,8 @@ def _preprocess_case(
     workspace: Workspace, dataset: Dataset, grid: Grid, hashes: FileHashes, case: Case
 ) -> tuple[dict[str, Any], int, int]:
     """Index entry of a case, and how many of its arrays were made and kept."""
-    base = [FORMAT_VERSION, grid.spacing]
-    image_key = hash_json([*base, grid.clip_percentiles, hashes(workspace.resolve(case.image)), case.image_frame])
-    label_keys = {
-        source: hash_json(
-            [
-                *base,
-                dataset.labels,
-                sorted(dataset.sources[source].values.items()),
-                hashes(workspace.resolve(ref.path)),
-                ref.frame,
-            ]
-        )
-        for source, ref in case.labels.items()
-    }
+    image_key = _image_key(workspace, grid, hashes, case)
+    label_keys = {source: _label_key(workspace, dataset, grid, hashes, case, source) for source in case.labels}
     # The image goes under None, the labels under their source.
     keys: dict[str | None, str] = {None: image_key} | dict(label_keys.items())
     paths = {name: image_path(workspace, case.id) if name is None else label_path(workspace, case.id, name) for name in keys}
@@ -208,6 +218,19 @@ def _preprocess_case(
         **{name: about[name] for name in ("original_spacing", "original_shape", "shape")},
     }
     return entry, len(stale), len(paths) - len(stale)
+
+
+def _image_key(workspace: Workspace, grid: Grid, hashes: FileHashes, case: Case) -> str:
+    """What the preprocessed image of a case depends on."""
+    content = hashes(workspace.resolve(case.image))
+    return hash_json([FORMAT_VERSION, grid.spacing, grid.clip_percentiles, content, case.image_frame])
+
+
+def _label_key(workspace: Workspace, dataset: Dataset, grid: Grid, hashes: FileHashes, case: Case, source: str) -> str:
+    """What the preprocessed labels that ``source`` drew on a case depend on."""
+    values, ref = sorted(dataset.sources[source].values.items()), case.labels[source]
+    content = hashes(workspace.resolve(ref.path))
+    return hash_json([FORMAT_VERSION, grid.spacing, dataset.labels, values, content, ref.frame])
 
 
 def _fits(path: Path, key: str) -> bool:

@@ -28,7 +28,7 @@ from cardiac_autoseg.networks import build_network
 from cardiac_autoseg.training.augmentation import apply, draw
 from cardiac_autoseg.training.checkpoints import load_state, save_state, write_tensors
 from cardiac_autoseg.training.host_augmentation import augment_on_host
-from cardiac_autoseg.training.inputs import fold_cases, load_inputs
+from cardiac_autoseg.training.inputs import fold_cases, load_inputs, require_unchanged
 from cardiac_autoseg.training.losses import LOSSES, deep_supervision
 from cardiac_autoseg.training.progress import progress_figure
 from cardiac_autoseg.training.recipe import Recipe, with_overrides
@@ -87,6 +87,7 @@ def train(workspace: Workspace, key: RunKey, options: Options, report: Callable[
     training, validation = fold_cases(dataset, store, splits, key, report)
     reference = options.reference or ("expert" if "expert" in dataset.sources else key.gt)
     dataset.labelled(reference)
+    require_unchanged(dataset, store, [*training, *validation], (key.gt, reference))
     judged = {"reference": reference, "validation_hash": store.data_hash(validation, reference)}
     device = pick_device(options.device)
     identity = {

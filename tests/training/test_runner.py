@@ -219,3 +219,23 @@ def test_changed_validation_labels_are_scored_again(workspace_copy: Path, uninte
         assert not any("training on" in text for text in said)
     before, after = (json.loads((path / "run.json").read_text())["val_dice"] for path in (uninterrupted, folder))
     assert after != before
+
+
+def test_data_that_changed_since_preprocessing_are_refused(
+    workspace_copy: Path, phantom_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Else the run would train on the old labels and be scored against the new."""
+    from cardiac_autoseg.cli import import_, plan_and_preprocess
+
+    data = Path(shutil.copytree(phantom_data, tmp_path / "data"))
+    assert import_.main(["acdc", str(data), "-w", str(workspace_copy)]) == 0
+    arguments = ["enet", "0", "-w", str(workspace_copy), "--steps", "1", "--quiet"]
+    # Copies of the same content are no change.
+    assert cli.main(arguments) == 0
+    first, second = sorted(data.rglob("*_gt.nii.gz"))[:2]
+    first.write_bytes(second.read_bytes())
+    assert cli.main(arguments) == 2
+    assert "changed since they were preprocessed" in capsys.readouterr().err
+    assert plan_and_preprocess.main(["-w", str(workspace_copy), "--only", "preprocess"]) in (0, 1)
+    assert cli.main(arguments) in (0, 2)
+    assert "changed since they were preprocessed" not in capsys.readouterr().err
