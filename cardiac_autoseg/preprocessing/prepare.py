@@ -164,7 +164,7 @@ def update_splits(workspace: Workspace, dataset: Dataset) -> tuple[Splits, bool]
         folds = (sorted(name for person in fold for name in persons[person]) for fold in dealt.validation)
         splits = Splits(tuple(tuple(fold) for fold in folds), dealt.seed)
     except ValueError as error:
-        raise UserError(f"{workspace.splits}: {error}") from error
+        raise UserError(f"{workspace.splits}: {error}: correct it, or delete it to have the folds dealt anew") from error
     write_json(workspace.splits, splits.to_json())
     return splits, True
 

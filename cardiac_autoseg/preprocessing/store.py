@@ -55,9 +55,13 @@ class PreprocessedStore:
 
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
-        index = read_json(workspace.preprocessed / "index.json", "Run cas_plan_and_preprocess first.")
-        self.grid = Grid(tuple(index["spacing"]), tuple(index["clip_percentiles"]))
-        self.keys: dict[str, dict[str, Any]] = index["cases"]
+        path = workspace.preprocessed / "index.json"
+        index = read_json(path, "Run cas_plan_and_preprocess first.")
+        try:
+            self.grid = Grid(tuple(index["spacing"]), tuple(index["clip_percentiles"]))
+            self.keys: dict[str, dict[str, Any]] = index["cases"]
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{path} is not a whole index ({error}): run cas_plan_and_preprocess again") from error
 
     def image(self, case_id: str) -> NDArray[np.float16]:
         """Normalised image, float16 in [0, 1]."""

@@ -107,7 +107,7 @@ def train(workspace: Workspace, key: RunKey, options: Options, report: Callable[
         if record.values["status"] == "done":
             # Records of before these were kept do not have them.
             if all(record.values.get(name, value) == value for name, value in judged.items()):
-                report(f"already trained: {folder} (Dice {record.values['val_dice']}); --restart trains it anew")
+                report(f"already trained: {folder}; --restart trains it anew")
                 return folder
             report("the validation patients or who they are scored against have changed: validating again")
         write_json(folder / "plan.json", plan.to_json())

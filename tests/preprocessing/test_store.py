@@ -138,3 +138,10 @@ def test_nothing_readable_is_an_error_in_words(data: tuple[Workspace, Dataset]) 
         Path(case.image).unlink()
     with pytest.raises(UserError, match="no case could be preprocessed"):
         preprocess(workspace, dataset, GRID)
+
+
+def test_a_broken_index_is_a_user_error(tmp_path: Path) -> None:
+    (tmp_path / "preprocessed").mkdir()
+    (tmp_path / "preprocessed" / "index.json").write_text("{}")
+    with pytest.raises(UserError, match="run cas_plan_and_preprocess again"):
+        PreprocessedStore(Workspace(tmp_path))
