@@ -62,6 +62,9 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise UserError(f"{folder} is being trained by another process: wait for it, or stop it") from error
+        # Unfinished files of a killed process, such as ".state.x1y2z3.safetensors"; nobody else writes here now.
+        for leftover in folder.glob(".*.*"):
+            leftover.unlink()
         yield
 
 

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 from cardiac_autoseg.cli import train as cli
 from cardiac_autoseg.errors import UserError
+from cardiac_autoseg.training.record import locked
 from cardiac_autoseg.training.runner import Options, overlap_counts, train
 from cardiac_autoseg.training.weights import update_average
 from cardiac_autoseg.workspace import RunKey, Workspace
@@ -239,3 +240,12 @@ def test_data_that_changed_since_preprocessing_are_refused(
     assert plan_and_preprocess.main(["-w", str(workspace_copy), "--only", "preprocess"]) in (0, 1)
     assert cli.main(arguments) in (0, 2)
     assert "changed since they were preprocessed" not in capsys.readouterr().err
+
+
+def test_unfinished_files_of_a_killed_process_are_cleared(tmp_path: Path) -> None:
+    with locked(tmp_path):
+        (tmp_path / ".state.x1y2z3.safetensors").write_bytes(b"half")
+        (tmp_path / "run.json").write_text("{}")
+    with locked(tmp_path), pytest.raises(UserError, match="another process"), locked(tmp_path):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "run.json"]
