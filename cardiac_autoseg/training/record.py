@@ -100,6 +100,7 @@ def hardware(device: torch.device) -> dict[str, Any]:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
         "device": str(device),
+        "host": platform.node(),
         "name": name,
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),

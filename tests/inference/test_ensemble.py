@@ -168,6 +168,7 @@ def test_nothing_to_choose_from_is_said(workspace: Workspace, add_run: Callable,
     assert "no label source 'nobody'" in capsys.readouterr().err
     assert command.main(["-w", str(workspace.root), "--loss", "ce"]) == 2
     assert command.main(["-w", str(workspace.root), "--name", "../x"]) == 2
+    assert command.main(["-w", str(workspace.root), "--name", "x.zip"]) == 2
 
 
 def test_runs_of_other_folds_are_left_out(
