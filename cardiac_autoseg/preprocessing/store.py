@@ -7,9 +7,11 @@ run goes on, and a change redoes what depends on it and no more.
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -142,13 +144,14 @@ def preprocess(
     failed: dict[str, str] = {}
     made = kept = 0
     work = partial(_preprocess_case, workspace, dataset, grid, hashes)
-    for number, (case, result) in enumerate(in_threads(work, dataset.cases, workers), start=1):
-        if isinstance(result, UserError):
-            failed[case.id] = str(result)
-        else:
-            entries[case.id], new, old = result
-            made, kept = made + new, kept + old
-        progress(number, len(dataset.cases))
+    with _alone(workspace):
+        for number, (case, result) in enumerate(in_threads(work, dataset.cases, workers), start=1):
+            if isinstance(result, UserError):
+                failed[case.id] = str(result)
+            else:
+                entries[case.id], new, old = result
+                made, kept = made + new, kept + old
+            progress(number, len(dataset.cases))
     if not entries:
         raise UserError("no case could be preprocessed:\n  " + "\n  ".join(failed.values()))
     hashes.save()
@@ -162,6 +165,18 @@ def preprocess(
     if made or not path.is_file() or hash_json(read_json(path)) != hash_json(index):
         write_json(path, index)
     return Outcome(made, kept, failed)
+
+
+@contextmanager
+def _alone(workspace: Workspace) -> Iterator[None]:
+    """Wait until no other process writes arrays, and clear the unfinished files that a killed one left behind."""
+    workspace.preprocessed.mkdir(parents=True, exist_ok=True)
+    with (workspace.preprocessed / ".lock").open("a") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        for folder in ("images", "labels"):
+            for leftover in (workspace.preprocessed / folder).rglob(".*.*"):
+                leftover.unlink()
+        yield
 
 
 def in_threads(
