@@ -23,6 +23,18 @@ def make_parser(description: str, workspace: bool = True) -> argparse.ArgumentPa
     return parser
 
 
+def at_least(minimum: int) -> Callable[[str], int]:
+    """An argparse type: a whole number not below ``minimum``."""
+
+    def whole_number(text: str) -> int:
+        value = int(text)
+        if value < minimum:
+            raise argparse.ArgumentTypeError(f"must be at least {minimum}, not {value}")
+        return value
+
+    return whole_number
+
+
 def run(
     parser: argparse.ArgumentParser, work: Callable[[argparse.Namespace], int], arguments: Sequence[str] | None = None
 ) -> int:
@@ -39,10 +51,17 @@ def run(
     except UserError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return USER_ERROR
-    except KeyboardInterrupt:
-        print(f"\n{parser.prog}: interrupted; finished work is kept, the same command goes on from there", file=sys.stderr)
-        return INTERRUPTED
     except BrokenPipeError:
         with suppress(OSError):
             sys.stdout.close()
         return OK
+    except OSError as error:
+        # A full disk, a read-only folder, a file where a folder should be: the user's to mend, not a fault of the code.
+        where = error.filename2 or error.filename or "a file"
+        print(
+            f"{parser.prog}: {where}: {error.strerror or error}: check the path, permissions and free space", file=sys.stderr
+        )
+        return USER_ERROR
+    except KeyboardInterrupt:
+        print(f"\n{parser.prog}: interrupted; finished work is kept, the same command goes on from there", file=sys.stderr)
+        return INTERRUPTED

@@ -31,7 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         workspace=False,
     )
     parser.add_argument("-o", "--output", type=Path, default=Path("cas_demo"), help="folder for data, workspace and report")
-    parser.add_argument("--steps", type=int, help="training steps of each run (default: enough to be worth looking at)")
+    parser.add_argument(
+        "--steps", type=common.at_least(1), help="training steps of each run (default: enough to be worth looking at)"
+    )
     return common.run(parser, _work, arguments)
 
 

@@ -28,15 +28,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _work(values: argparse.Namespace) -> int:
+    from cardiac_autoseg.data.parsing import check_name
     from cardiac_autoseg.errors import UserError
     from cardiac_autoseg.inference.crossvalidation import collect
     from cardiac_autoseg.inference.ensemble import choose, evaluate_held_out, pick_reference, table, write_bundle
     from cardiac_autoseg.workspace import find_workspace
 
-    if "/" in values.name or values.name.startswith("."):
-        raise UserError(
-            f"--name {values.name} is not a plain name: give one without slashes that starts with a letter or digit"
-        )
+    check_name(values.name, "bundle")
+    if values.name.endswith(".zip"):
+        raise UserError(f"--name {values.name}: leave .zip out; --zip writes the zip beside the folder")
     pool = collect(find_workspace(values.workspace), values.gt, print, values.arch, values.loss, values.seed)
     reference = pick_reference(pool, values.reference)
     print(f"{len(pool.runs)} runs trained on {values.gt}, {len(pool.scored)} validation cases", flush=True)

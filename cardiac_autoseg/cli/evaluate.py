@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from cardiac_autoseg.cli import common
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from cardiac_autoseg.data.index import Case
     from cardiac_autoseg.evaluation.evaluate import Evaluation
     from cardiac_autoseg.workspace import Workspace
@@ -22,7 +24,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "Score predicted labels against those of a source: Dice, surface distances, volumes, EF, mass, and the agreement of"
         " the clinical numbers. Writes evaluation.json, cases.csv, patients.csv, agreement.csv and levels.csv."
     )
-    parser.add_argument("predictions", metavar="PRED", help="folder with one label file <case id>.nii.gz for each case")
+    parser.add_argument(
+        "predictions",
+        metavar="PRED",
+        help="folder that cas_predict wrote: label files called <case id>.nii.gz or like the images, 3D or 4D",
+    )
     parser.add_argument("--gt", required=True, metavar="SOURCE", help="label source to compare with")
     parser.add_argument("-o", "--output", metavar="DIR", help="where the results go; without it, into PRED")
     parser.add_argument("--fold", type=int, metavar="K", help="only the validation patients of this fold (splits.json)")
@@ -46,12 +52,13 @@ def _work(values: argparse.Namespace) -> int:
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder: give the one that cas_predict wrote")
     cases = _cases(dataset.labelled(values.gt), workspace, values.fold)
-    expected = {case.id: folder / f"{case.id}{SUFFIX}" for case in cases}
+    expected = _files(cases, folder)
     if not any(path.is_file() for path in expected.values()):
         raise UserError(
             f"{folder} has no prediction of any case that {values.gt!r} labelled: its files must be named <case id>{SUFFIX},"
-            f" such as {next(iter(expected), 'patient001_frame01')}{SUFFIX}"
+            f" such as {next(iter(expected), 'patient001_frame01')}{SUFFIX}, or like the images"
         )
+    used = {path.name for path in expected.values()}
     missing = [case_id for case_id, path in expected.items() if not path.is_file()]
     if values.allow_missing:
         expected = {case_id: path for case_id, path in expected.items() if path.is_file()}
@@ -61,7 +68,7 @@ def _work(values: argparse.Namespace) -> int:
     _print(evaluation)
     if missing:
         print(f"missing: {len(missing)} of {len(cases)} cases have no prediction ({_some(missing)})")
-    stray = sorted({path.name for path in folder.glob(f"*{SUFFIX}")} - {f"{case.id}{SUFFIX}" for case in cases})
+    stray = sorted({path.name for path in folder.glob(f"*{SUFFIX}")} - used)
     if stray:
         print(f"not scored: {len(stray)} file(s) belong to no such case ({_some(stray)})")
     print(f"written to {output}: evaluation.json, cases.csv, patients.csv, agreement.csv, levels.csv")
@@ -82,6 +89,25 @@ def _cases(cases: Sequence[Case], workspace: Workspace, fold: int | None) -> Seq
     except ValueError as error:
         raise UserError(f"{workspace.splits}: {error}") from error
     return [case for case in cases if case.subject in subjects]
+
+
+def _files(cases: Sequence[Case], folder: Path) -> dict[str, Path]:
+    """The file in ``folder`` of each case: called like the case or, as cas_predict names it, like the case's image.
+
+    Images of the same name in different folders say nothing about whose prediction it is.
+    """
+    from pathlib import Path
+
+    from cardiac_autoseg.data.header import stem
+
+    images = {case.image: stem(Path(case.image)) for case in cases}
+    names = list(images.values())
+    files = {}
+    for case in cases:
+        name = images[case.image]
+        own, alike = folder / f"{case.id}{SUFFIX}", folder / f"{name}{SUFFIX}"
+        files[case.id] = alike if not own.is_file() and alike.is_file() and names.count(name) == 1 else own
+    return files
 
 
 def _complain(message: str) -> None:

@@ -31,7 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--memory-gb", type=float, help="device memory that training may use (default: 8)")
     parser.add_argument("--gflops", type=float, help="compute for one slice, forward, in GFLOP (default: the target's)")
     parser.add_argument("--only", nargs="+", choices=STAGES, default=STAGES, help="stages to run")
-    parser.add_argument("--workers", type=int, help="threads (default: one for each core)")
+    parser.add_argument("--workers", type=common.at_least(1), help="threads (default: one for each core)")
     return parser
 
 
@@ -48,7 +48,8 @@ def work(values: argparse.Namespace) -> int:
     from planning.plan import describe_plan
 
     started = time.perf_counter()
-    workspace, changed = _workspace(values)
+    workspace, imported = _workspace(values)
+    changed = imported is not None
     dataset = load_dataset(workspace.dataset)
     failed: dict[str, str] = {}
     if "fingerprint" in values.only:
@@ -75,36 +76,37 @@ def work(values: argparse.Namespace) -> int:
         print(f"left out {case}: {problem}", file=sys.stderr)
     seconds = time.perf_counter() - started
     print(f"{workspace.root}: {'ready' if changed else 'nothing has changed, nothing done'} ({seconds:.1f} s)")
-    return common.SOME_FAILED if failed else common.OK
+    return common.SOME_FAILED if failed or imported else common.OK
 
 
-def _workspace(values: argparse.Namespace) -> tuple[Workspace, bool]:
-    """The workspace to prepare, and whether the data set was imported just now."""
+def _workspace(values: argparse.Namespace) -> tuple[Workspace, int | None]:
+    """The workspace to prepare, and how much was left out if the data set was imported just now, else None."""
     import os
 
-    from cardiac_autoseg.data.importers import import_dataset, recognise
+    from cardiac_autoseg.data.importers import import_and_check, recognise, shares_images
     from cardiac_autoseg.errors import UserError
     from cardiac_autoseg.workspace import Workspace, find_workspace
 
     if values.dataset is None:
-        return find_workspace(values.workspace), False
+        return find_workspace(values.workspace), None
     if not values.dataset.is_dir():
         raise UserError(f"{values.dataset} is not a folder: give the folder of a data set, or a workspace")
     if _is_index(values.dataset / "dataset.json"):
-        return Workspace(values.dataset.resolve()), False
+        return Workspace(values.dataset.resolve()), None
     root = Path(values.workspace or os.environ.get("CAS_WORKSPACE") or ".").expanduser().resolve()
     workspace = Workspace(root)
     if _is_index(workspace.dataset):
+        if not shares_images(workspace, values.dataset, values.gt):
+            raise UserError(f"{root} is the workspace of another data set than {values.dataset}: name another one with -w")
         print(f"{root} is a workspace already; its index is used (cas_import makes it anew)")
-        return workspace, False
+        return workspace, None
     if workspace.dataset.exists():
         raise UserError(
             f"{workspace.dataset} is not an index of ours and is not overwritten: name another workspace with -w"
         )
     layout = recognise(values.dataset)
     print(f"{values.dataset} has the layout {layout!r}; importing it into {root}")
-    import_dataset(layout, values.dataset, workspace, values.gt, None, print)
-    return workspace, True
+    return workspace, len(import_and_check(layout, values.dataset, workspace, values.gt, None, print).left_out)
 
 
 def _is_index(path: Path) -> bool:

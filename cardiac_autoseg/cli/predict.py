@@ -45,12 +45,15 @@ def _work(values: argparse.Namespace) -> int:
     from pathlib import Path
     from time import perf_counter
 
+    from cardiac_autoseg.errors import UserError
     from cardiac_autoseg.inference.files import done, find_bundle, find_inputs, plan_outputs, predict_files
     from cardiac_autoseg.inference.model import load_model
     from cardiac_autoseg.inference.predictor import flip_axes
 
     start = perf_counter()
     output = Path(values.output).expanduser()
+    if output.exists() and not output.is_dir():
+        raise UserError(f"-o {output} is a file: name a folder")
     outputs = plan_outputs(find_inputs(values.input), output)
     keep = values.save_probabilities
     present = [] if values.overwrite else [source for source, target in outputs.items() if done(target, keep)]
@@ -79,6 +82,8 @@ def _work(values: argparse.Namespace) -> int:
     print(f"\n{len(todo) - failed} predicted into {output}, {failed} failed, in {perf_counter() - start:.1f} s; by stage:")
     for stage, spent in seconds.items():
         print(f"  {stage:<12} {spent:8.2f} s   {spent / len(todo):.3f} s a file")
+    if failed == len(outputs):
+        return common.USER_ERROR
     return common.SOME_FAILED if failed else common.OK
 
 

@@ -22,7 +22,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="evaluation.json files, or folders that hold one, to report instead",
     )
     parser.add_argument(
-        "-o", "--output", metavar="FILE", help="the page to write; without it reports/report.html in the workspace"
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="the page, or the folder, to write; without it reports/report.html in the workspace",
     )
     return common.run(parser, _work, arguments)
 
@@ -33,7 +36,9 @@ def _work(values: argparse.Namespace) -> int:
     from cardiac_autoseg.report.build import build_report
     from cardiac_autoseg.workspace import find_workspace
 
-    output = Path(values.output) if values.output else None
+    output = Path(values.output).expanduser() if values.output else None
+    if output and (output.is_dir() or values.output.endswith("/")):
+        output /= "report.html"
     path = build_report(
         find_workspace(values.workspace),
         output,

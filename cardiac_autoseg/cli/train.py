@@ -20,10 +20,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--gt", default="expert", metavar="SOURCE", help="annotation source to train on")
     parser.add_argument("--loss", default="ce_dice", help="ce, dice, ce_dice, tversky, focal, topk, boundary or gce")
-    parser.add_argument("--seed", type=int, default=0, help="seed of weights, order and augmentation")
-    parser.add_argument("--steps", type=int, help="optimiser steps instead of the plan's")
+    parser.add_argument("--seed", type=common.at_least(0), default=0, help="seed of weights, order and augmentation")
+    parser.add_argument("--steps", type=common.at_least(1), help="optimiser steps instead of the plan's")
     parser.add_argument("--device", help="torch device, e.g. cpu, cuda:1 (default: a GPU if there is one)")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
+    parser.add_argument("--threads", type=common.at_least(1), help="CPU threads (default: all cores)")
     parser.add_argument(
         "--reference", metavar="SOURCE", help="source to score against (default: expert if there is one, else --gt)"
     )
@@ -43,10 +43,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def work(values: argparse.Namespace) -> int:
     """Train; exit code 130 when interrupted."""
-    from cardiac_autoseg.errors import UserError
-
-    if values.steps is not None and values.steps < 1:
-        raise UserError(f"--steps must be at least 1, not {values.steps}")
     overrides = dict(_pair(text) for text in values.set)
 
     import torch

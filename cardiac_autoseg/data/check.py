@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
-from cardiac_autoseg.data.check_across import CaseCheck, source_warnings, subject_warnings, without_duplicates
+from cardiac_autoseg.data.check_across import CaseCheck, join_twins, source_warnings, subject_warnings, without_duplicates
 from cardiac_autoseg.data.geometry import MAX_SHIFT_MM, TOLERANCE_MM, Geometry, geometry_difference
 from cardiac_autoseg.data.header import verify
 from cardiac_autoseg.data.index import Case, Dataset
@@ -66,7 +66,7 @@ def check_dataset(
         report(f"ED and ES of {filled} subjects taken from the LV volume, as the data set does not name them")
     warnings = [message for check in good for message in check.warnings]
     warnings += subject_warnings(cases) + source_warnings(good)
-    return Checked(dataclasses.replace(dataset, cases=tuple(cases)), tuple(left_out), tuple(warnings))
+    return Checked(dataclasses.replace(dataset, cases=tuple(join_twins(cases))), tuple(left_out), tuple(warnings))
 
 
 def check_case(workspace: Workspace, dataset: Dataset, case: Case) -> CaseCheck:

@@ -65,6 +65,24 @@ def _mark_twin(check: CaseCheck, twin: Case) -> CaseCheck:
     return dataclasses.replace(check, case=marked, warnings=(*check.warnings, warning))
 
 
+def join_twins(cases: Sequence[Case]) -> list[Case]:
+    """The cases, where each case of a subject says whose twin the subject is, and twins of twins all name the first.
+
+    One image in common is enough for two subjects to be one person, so it holds for their other images too.
+    """
+    first: dict[str, str] = {}
+
+    def person(subject: str) -> str:
+        while subject in first:
+            subject = first[subject]
+        return subject
+
+    for case in cases:
+        if case.twin_of and person(case.subject) != person(case.twin_of):
+            first[person(case.subject)] = person(case.twin_of)
+    return [dataclasses.replace(case, twin_of=person(case.subject) if case.subject in first else None) for case in cases]
+
+
 def subject_warnings(cases: Sequence[Case]) -> list[str]:
     """Oddities across the cases of a subject."""
     warnings = []

@@ -56,6 +56,15 @@ def import_dataset(
     return import_and_check(layout, source, workspace, gt, name, report).dataset
 
 
+def shares_images(workspace: Workspace, source: Path, gt: str) -> bool:
+    """Whether ``source`` has any image of the workspace's index; no voxel is read.
+
+    Raises :class:`UserError` if ``source`` has no known layout.
+    """
+    found = IMPORTERS[recognise(source)](source, workspace, gt, skip=lambda _: None)
+    return bool({case.image for case in found.cases} & {case.image for case in load_dataset(workspace.dataset).cases})
+
+
 def import_and_check(
     layout: str,
     source: Path,

@@ -90,9 +90,13 @@ def save_dataset(path: Path, dataset: Dataset) -> None:
 def load_dataset(path: Path) -> Dataset:
     """Read ``dataset.json``; raises :class:`UserError` if it is missing, broken or of another version."""
     values: dict[str, Any] = read_json(path, "Make it with cas_import, or cas_plan_and_preprocess on a data folder.")
-    if values.get("format_version") != FORMAT_VERSION:
+    if not isinstance(values, dict) or "format_version" not in values or "cases" not in values:
         raise UserError(
-            f"{path} has format version {values.get('format_version')}, this release reads {FORMAT_VERSION}: import again"
+            f"{path} is not an index of cardiac_autoseg, and is left alone: name another folder as workspace with -w"
+        )
+    if values["format_version"] != FORMAT_VERSION:
+        raise UserError(
+            f"{path} has format version {values['format_version']}, this release reads {FORMAT_VERSION}: import again"
         )
     try:
         cases = tuple(

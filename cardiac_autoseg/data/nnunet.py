@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cardiac_autoseg.data.folder import attach_labels, describe_cases
+from cardiac_autoseg.data.header import is_nifti
 from cardiac_autoseg.data.index import Case, Dataset
 from cardiac_autoseg.data.parsing import Skip, check_name, class_values, refuse
 from cardiac_autoseg.errors import UserError
@@ -48,7 +49,7 @@ def import_nnunet(source: Path, workspace: Workspace, gt: str = "expert", skip: 
     description = read_description(path)
     values = class_values(description["labels"], path)
     ending = description.get("file_ending", ".nii.gz")
-    images = sorted((source / "imagesTr").glob(f"*_[0-9][0-9][0-9][0-9]{ending}"))
+    images = [path for path in sorted((source / "imagesTr").glob(f"*_[0-9][0-9][0-9][0-9]{ending}")) if is_nifti(path)]
     cases: Sequence[Case] = []
     several = {image.name[: -len(ending) - 5] for image in images if not image.name.endswith(f"_0000{ending}")}
     for name in sorted(several):

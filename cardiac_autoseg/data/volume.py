@@ -180,7 +180,10 @@ def _read_frame(path: Path, frame: int | None) -> Volume:
     """One frame in the type of the file."""
     reader, frames = _open(path)
     if frame is None and frames > 1:
-        raise UserError(f"{path} is 4D with {frames} frames where one volume is needed: say which, or give a 3D file")
+        raise UserError(
+            f"{path} is 4D with {frames} frames where one volume is needed: name its frames in a cases.csv"
+            " (docs/data-layouts.md), or give a 3D file"
+        )
     if not 0 <= (frame or 0) < frames:
         raise UserError(
             f"{path} has {frames} frame(s), there is no frame {frame} (counted from 0): correct the frame number"

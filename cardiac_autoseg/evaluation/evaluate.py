@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from cardiac_autoseg.data.geometry import MAX_SHIFT_MM, geometry_difference
 from cardiac_autoseg.data.index import Case, Dataset
 from cardiac_autoseg.data.load import load_labels
-from cardiac_autoseg.data.volume import geometry_difference, read_labels
+from cardiac_autoseg.data.volume import count_frames, read_labels
 from cardiac_autoseg.errors import UserError
 from cardiac_autoseg.evaluation.clinical import volume_ml
 from cardiac_autoseg.evaluation.levels import level_scores
@@ -135,9 +136,9 @@ def evaluate_files(
     """Score label files against what ``source`` drew on the same cases of ``dataset``.
 
     ``predictions`` maps the ids of the cases that are to be scored to label files with the values of ``dataset.labels``, in
-    the geometry of the original image. Cases whose file is missing, unreadable or of another geometry are told to ``report``
-    and are in ``failed`` of the result; the others go on. Raises :class:`UserError` if ``source`` is unknown, or no case
-    can be scored.
+    the geometry of the original image; of a 4D file the case's frame is scored. Cases whose file is missing, unreadable or
+    of another geometry are told to ``report`` and are in ``failed`` of the result; the others go on. Raises
+    :class:`UserError` if ``source`` is unknown, or no case can be scored.
     """
     labelled = {case.id: case for case in dataset.labelled(source)}
     results: list[CaseResult] = []
@@ -157,9 +158,11 @@ def evaluate_files(
 def _evaluate_file(workspace: Workspace, dataset: Dataset, source: str, case: Case, path: Path) -> CaseResult:
     if not path.is_file():
         raise UserError(f"no prediction: {path} does not exist")
-    prediction = read_labels(path, {value: name for name, value in dataset.labels.items()}, dataset.labels)
+    frame = case.image_frame if count_frames(path) > 1 else None
+    prediction = read_labels(path, {value: name for name, value in dataset.labels.items()}, dataset.labels, frame)
     reference = load_labels(workspace, dataset, case, source)
-    difference = geometry_difference(prediction.geometry, reference.geometry)
+    # As far as an import lets labels lie from their image, which is where predictions lie.
+    difference = geometry_difference(prediction.geometry, reference.geometry, MAX_SHIFT_MM)
     if difference is not None:
         raise UserError(f"{path} does not have the geometry of the reference labels ({difference}): predict it again")
     meta = CaseMeta(case.id, case.subject, case.phase, case.group)

@@ -23,7 +23,8 @@ from cardiac_autoseg.evaluation.overlap import dice_of_sizes, joint_counts, size
 from cardiac_autoseg.files import read_json
 from cardiac_autoseg.inference.postprocessing import POSTPROCESSING
 from cardiac_autoseg.inference.predictor import likeliest, probabilities_to_grid
-from cardiac_autoseg.preprocessing.store import in_threads
+from cardiac_autoseg.preprocessing.store import PreprocessedStore, in_threads
+from cardiac_autoseg.training.inputs import fold_cases
 from cardiac_autoseg.workspace import RunKey, Workspace
 from planning.plan import Plan
 from planning.splits import Splits
@@ -121,6 +122,7 @@ def collect(
         and (not seeds or key.seed in seeds)
     ]
     runs = [run for key, folder in wanted if (run := _finished(key, folder, splits, report)) is not None]
+    _tell_changed(runs, workspace, dataset, splits, report)
     if not runs:
         raise UserError(
             f"{workspace.root} has no finished run with a validation fold for --gt {gt} and these filters: see cas_status"
@@ -161,6 +163,27 @@ def _finished(key: RunKey, folder: Path, splits: Splits, report: Report) -> Fini
     except (UserError, ValueError, AttributeError, TypeError, KeyError) as error:
         report(f"left out: {folder} ({error})")
         return None
+
+
+def _tell_changed(
+    runs: Sequence[FinishedRun], workspace: Workspace, dataset: Dataset, splits: Splits, report: Report
+) -> None:
+    """Tell ``report`` of runs whose training images or labels are not those of the store any more."""
+    if not runs:
+        return
+    store = PreprocessedStore(workspace)
+    for run in runs:
+        try:
+            training, _ = fold_cases(dataset, store, splits, run.key, lambda _: None)
+            now = store.data_hash(training, run.key.gt)
+            changed = read_json(run.folder / "run.json").get("data_hash", now) != now
+        except UserError:
+            changed = True
+        if changed:
+            report(
+                f"note: {run.folder} was trained on other images, labels or pixel sizes than the workspace has now;"
+                " cas_train --restart trains it on these"
+            )
 
 
 def summed_probabilities(runs: Iterable[FinishedRun], case: Case, size: tuple[int, int]) -> Tensor:

@@ -12,14 +12,13 @@ from time import perf_counter
 
 import numpy as np
 
+from cardiac_autoseg.data.header import SUFFIXES, is_nifti, stem
 from cardiac_autoseg.data.volume import Cine, Geometry, Volume, count_frames, read_cine, read_volume, write_labels
 from cardiac_autoseg.errors import UserError
 from cardiac_autoseg.files import atomic_path
 from cardiac_autoseg.inference.model import Model
 from cardiac_autoseg.inference.predictor import Prediction
 from cardiac_autoseg.workspace import Workspace
-
-SUFFIXES = (".nii.gz", ".nii")
 
 
 @dataclass(frozen=True)
@@ -33,14 +32,6 @@ class Result:
     problem: str = ""
 
 
-def stem(path: Path) -> str:
-    """File name without ``.nii`` or ``.nii.gz``."""
-    for suffix in SUFFIXES:
-        if path.name.lower().endswith(suffix):
-            return path.name[: -len(suffix)]
-    return path.stem
-
-
 def find_inputs(patterns: Sequence[str]) -> list[Path]:
     """The files that ``patterns`` name, each once: NIfTI files, folders (all NIfTI files in them), or globs (``**`` too).
 
@@ -50,12 +41,14 @@ def find_inputs(patterns: Sequence[str]) -> list[Path]:
     for pattern in patterns:
         path = Path(pattern).expanduser()
         if path.is_dir():
-            names = sorted(item for item in path.iterdir() if item.name.lower().endswith(SUFFIXES))
+            names = sorted(item for item in path.iterdir() if is_nifti(item))
         elif path.is_file():
+            if not path.name.lower().endswith(SUFFIXES):
+                raise UserError(f"-i {pattern} is not named .nii or .nii.gz: convert it to NIfTI first")
             names = [path]
         else:
             matches = sorted(Path(name) for name in glob.glob(str(path), recursive=True))  # noqa: PTH207 - a pattern may be absolute
-            names = [item for item in matches if item.is_file() and item.name.lower().endswith(SUFFIXES)]
+            names = [item for item in matches if item.is_file() and is_nifti(item)]
         if not names:
             what = "holds no" if path.is_dir() else "names no"
             raise UserError(f"-i {pattern} {what} NIfTI file (.nii or .nii.gz): give a file, a folder or a glob in quotes")
@@ -117,7 +110,7 @@ def find_bundle(workspace: Workspace | None, given: str | None) -> Path:
         return wanted[0]
     names = ", ".join(path.name for path in there) or "none yet: make one with cas_ensemble"
     raise UserError(
-        f"{f'no bundle called {given}' if given else 'which model?'} Name one with --model; {folder} has: {names}"
+        f"{f'there is no bundle called {given}.' if given else 'which model?'} Name one with --model; {folder} has: {names}"
     )
 
 

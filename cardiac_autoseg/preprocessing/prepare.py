@@ -25,7 +25,7 @@ from planning.fingerprint import (
 )
 from planning.plan import Plan
 from planning.planner import make_plan
-from planning.splits import Splits, make_splits
+from planning.splits import FOLDS, Splits, make_splits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,6 +141,7 @@ def update_plans(
 def update_splits(workspace: Workspace, dataset: Dataset) -> tuple[Splits, bool]:
     """Deal the subjects to folds, once: splits that hold all labelled subjects are kept, even if edited by hand.
 
+    Unless they part a person who is there under two names, who would be validated on what was trained on.
     Returns the splits and whether they were made anew.
     """
     labelled = [case for case in dataset.cases if case.labels]
@@ -150,14 +151,20 @@ def update_splits(workspace: Workspace, dataset: Dataset) -> tuple[Splits, bool]
     try:
         if workspace.splits.is_file():
             splits = Splits.from_json(read_json(workspace.splits))
-            if set(splits.subjects) == set().union(*persons.values()):
+            together = all(any(names <= set(fold) for fold in splits.validation) for names in persons.values())
+            if together and set(splits.subjects) == set().union(*persons.values()):
                 return splits, False
+        if len(persons) < FOLDS:
+            raise UserError(
+                f"{workspace.root}: {FOLDS} folds need at least {FOLDS} subjects with labels, there are {len(persons)}:"
+                " import more, or labels for more"
+            )
         dealt = make_splits({case.person: case.group for case in labelled})
         # One person under two names goes to one fold under both.
         folds = (sorted(name for person in fold for name in persons[person]) for fold in dealt.validation)
         splits = Splits(tuple(tuple(fold) for fold in folds), dealt.seed)
     except ValueError as error:
-        raise UserError(f"{workspace.splits}: {error}") from error
+        raise UserError(f"{workspace.splits}: {error}: correct it, or delete it to have the folds dealt anew") from error
     write_json(workspace.splits, splits.to_json())
     return splits, True
 

@@ -7,9 +7,11 @@ run goes on, and a change redoes what depends on it and no more.
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -55,9 +57,13 @@ class PreprocessedStore:
 
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
-        index = read_json(workspace.preprocessed / "index.json", "Run cas_plan_and_preprocess first.")
-        self.grid = Grid(tuple(index["spacing"]), tuple(index["clip_percentiles"]))
-        self.keys: dict[str, dict[str, Any]] = index["cases"]
+        path = workspace.preprocessed / "index.json"
+        index = read_json(path, "Run cas_plan_and_preprocess first.")
+        try:
+            self.grid = Grid(tuple(index["spacing"]), tuple(index["clip_percentiles"]))
+            self.keys: dict[str, dict[str, Any]] = index["cases"]
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{path} is not a whole index ({error}): run cas_plan_and_preprocess again") from error
 
     def image(self, case_id: str) -> NDArray[np.float16]:
         """Normalised image, float16 in [0, 1]."""
@@ -77,8 +83,31 @@ class PreprocessedStore:
         return case_id in self.keys and source in self.keys[case_id]["labels"]
 
     def data_hash(self, case_ids: Sequence[str], source: str) -> str:
-        """Identifies the images and labels of some cases."""
-        return hash_json([(case, self.keys[case]["image"], self.keys[case]["labels"][source]) for case in sorted(case_ids)])
+        """Identifies the images of some cases and, where ``source`` drew any, their labels."""
+        keys = [(case, self.keys[case]) for case in sorted(case_ids)]
+        return hash_json([(case, key["image"], key["labels"].get(source)) for case, key in keys])
+
+    def changed(self, dataset: Dataset, case_ids: Sequence[str], sources: Sequence[str]) -> list[str]:
+        """The cases whose image, or labels by one of ``sources``, are not what the arrays were made from.
+
+        Files that nothing has touched since are not read. Files that are gone are no change: the arrays are still theirs.
+        """
+        hashes = FileHashes(self.workspace.preprocessed / "files.json")
+        wanted, found = set(case_ids), []
+        for case in dataset.cases:
+            if case.id not in wanted:
+                continue
+            entry = self.keys[case.id]
+            try:
+                same = _image_key(self.workspace, self.grid, hashes, case) == entry["image"]
+                for source in set(sources) & case.labels.keys():
+                    key = _label_key(self.workspace, dataset, self.grid, hashes, case, source)
+                    same &= key == entry["labels"].get(source)
+            except UserError:
+                continue
+            if not same:
+                found.append(case.id)
+        return found
 
     def _load(self, path: Path) -> NDArray[Any]:
         try:
@@ -115,13 +144,14 @@ def preprocess(
     failed: dict[str, str] = {}
     made = kept = 0
     work = partial(_preprocess_case, workspace, dataset, grid, hashes)
-    for number, (case, result) in enumerate(in_threads(work, dataset.cases, workers), start=1):
-        if isinstance(result, UserError):
-            failed[case.id] = str(result)
-        else:
-            entries[case.id], new, old = result
-            made, kept = made + new, kept + old
-        progress(number, len(dataset.cases))
+    with _alone(workspace):
+        for number, (case, result) in enumerate(in_threads(work, dataset.cases, workers), start=1):
+            if isinstance(result, UserError):
+                failed[case.id] = str(result)
+            else:
+                entries[case.id], new, old = result
+                made, kept = made + new, kept + old
+            progress(number, len(dataset.cases))
     if not entries:
         raise UserError("no case could be preprocessed:\n  " + "\n  ".join(failed.values()))
     hashes.save()
@@ -135,6 +165,18 @@ def preprocess(
     if made or not path.is_file() or hash_json(read_json(path)) != hash_json(index):
         write_json(path, index)
     return Outcome(made, kept, failed)
+
+
+@contextmanager
+def _alone(workspace: Workspace) -> Iterator[None]:
+    """Wait until no other process writes arrays, and clear the unfinished files that a killed one left behind."""
+    workspace.preprocessed.mkdir(parents=True, exist_ok=True)
+    with (workspace.preprocessed / ".lock").open("a") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        for folder in ("images", "labels"):
+            for leftover in (workspace.preprocessed / folder).rglob(".*.*"):
+                leftover.unlink()
+        yield
 
 
 def in_threads(
@@ -165,20 +207,8 @@ def _preprocess_case(
     workspace: Workspace, dataset: Dataset, grid: Grid, hashes: FileHashes, case: Case
 ) -> tuple[dict[str, Any], int, int]:
     """Index entry of a case, and how many of its arrays were made and kept."""
-    base = [FORMAT_VERSION, grid.spacing]
-    image_key = hash_json([*base, grid.clip_percentiles, hashes(workspace.resolve(case.image)), case.image_frame])
-    label_keys = {
-        source: hash_json(
-            [
-                *base,
-                dataset.labels,
-                sorted(dataset.sources[source].values.items()),
-                hashes(workspace.resolve(ref.path)),
-                ref.frame,
-            ]
-        )
-        for source, ref in case.labels.items()
-    }
+    image_key = _image_key(workspace, grid, hashes, case)
+    label_keys = {source: _label_key(workspace, dataset, grid, hashes, case, source) for source in case.labels}
     # The image goes under None, the labels under their source.
     keys: dict[str | None, str] = {None: image_key} | dict(label_keys.items())
     paths = {name: image_path(workspace, case.id) if name is None else label_path(workspace, case.id, name) for name in keys}
@@ -207,6 +237,19 @@ def _preprocess_case(
         **{name: about[name] for name in ("original_spacing", "original_shape", "shape")},
     }
     return entry, len(stale), len(paths) - len(stale)
+
+
+def _image_key(workspace: Workspace, grid: Grid, hashes: FileHashes, case: Case) -> str:
+    """What the preprocessed image of a case depends on."""
+    content = hashes(workspace.resolve(case.image))
+    return hash_json([FORMAT_VERSION, grid.spacing, grid.clip_percentiles, content, case.image_frame])
+
+
+def _label_key(workspace: Workspace, dataset: Dataset, grid: Grid, hashes: FileHashes, case: Case, source: str) -> str:
+    """What the preprocessed labels that ``source`` drew on a case depend on."""
+    values, ref = sorted(dataset.sources[source].values.items()), case.labels[source]
+    content = hashes(workspace.resolve(ref.path))
+    return hash_json([FORMAT_VERSION, grid.spacing, dataset.labels, values, content, ref.frame])
 
 
 def _fits(path: Path, key: str) -> bool:

@@ -80,7 +80,7 @@ def collect(workspace: Workspace, dataset: Dataset, given: Sequence[Path]) -> tu
         When a given evaluation is missing or broken, or when there is nothing to report.
     """
     notes: list[str] = []
-    evaluated = [_given(path) for path in given] or [*_runs(workspace, notes), *_bundles(workspace, notes)]
+    evaluated = _all_given(given) or [*_runs(workspace, notes), *_bundles(workspace, notes)]
     if not evaluated:
         found = f" ({' '.join(notes)})" if notes else ""
         raise UserError(
@@ -89,10 +89,11 @@ def collect(workspace: Workspace, dataset: Dataset, given: Sequence[Path]) -> tu
         )
     groups: dict[Hashable, list[Evaluated]] = {}
     for item in evaluated:
-        key = (item.run.key.architecture, item.run.key.gt, item.run.key.loss) if item.run else item.path
-        groups.setdefault(key, []).append(item)
+        # Scores against different references are not of one kind, and are not pooled.
+        scored = item.run and (item.run.key.architecture, item.run.key.gt, item.run.key.loss, item.evaluation.reference)
+        groups.setdefault(scored or item.path, []).append(item)
     losses = {item.run.key.loss for item in evaluated if item.run}
-    results = [_result(members, dataset, with_loss=len(losses) > 1) for members in groups.values()]
+    results = _told_apart([_result(members, dataset, with_loss=len(losses) > 1) for members in groups.values()])
     return sorted(results, key=lambda result: (-np.nan_to_num(result.mean_dice), result.name)), notes
 
 
@@ -216,10 +217,26 @@ def _add(found: list[Evaluated], notes: list[str], name: str, path: Path, run: R
         notes.append(f"Left out: {error}")
 
 
-def _given(path: Path) -> Evaluated:
-    file = path / "evaluation.json" if path.is_dir() else path
-    place = file.resolve().parent
-    return Evaluated(place.name if file.name == "evaluation.json" else file.stem, file, read_checked(file))
+def _all_given(given: Sequence[Path]) -> list[Evaluated]:
+    """The named evaluations, each once, called by as much of the end of their paths as tells them apart."""
+    files = list(dict.fromkeys((path / "evaluation.json" if path.is_dir() else path).resolve() for path in given))
+    paths = [(file.parent if file.name == "evaluation.json" else file.with_suffix("")).parts for file in files]
+    length = next((n for n in range(1, 100) if len({parts[-n:] for parts in paths}) == len(set(paths))), 100)
+    return [
+        Evaluated("/".join(parts[-length:]).lstrip("/"), file, read_checked(file))
+        for file, parts in zip(files, paths, strict=True)
+    ]
+
+
+def _told_apart(results: list[Result]) -> list[Result]:
+    """The results, those of one name with the reference they were scored against added to it."""
+    names = [result.name for result in results]
+    return [
+        dataclasses.replace(result, name=f"{result.name}, scored against {result.evaluation.reference}")
+        if names.count(result.name) > 1
+        else result
+        for result in results
+    ]
 
 
 def _result(members: list[Evaluated], dataset: Dataset, with_loss: bool) -> Result:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import socket
+import platform
 import time
 from collections import Counter
 from contextlib import suppress
@@ -137,7 +137,7 @@ def _alive(record: dict[str, Any], folder: Path, now: float) -> bool:
         return False
     hardware = record.get("hardware")
     host = record.get("host") or (hardware.get("host") if isinstance(hardware, dict) else None)
-    if host and host != socket.gethostname():
+    if host and host != platform.node():
         return True
     return record.get("pid") is None or process_alive(record["pid"])
 

@@ -61,4 +61,4 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             about = json.loads((file.metadata() or {}).get("about", "{}"))
             return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118
     except (OSError, SafetensorError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}): restore it from a copy, or train again") from error
+        raise UserError(f"{path} cannot be read ({error}): restore it from a copy, or train anew with --restart") from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from cardiac_autoseg.data.index import Dataset, load_dataset
 from cardiac_autoseg.errors import UserError
@@ -48,3 +48,14 @@ def fold_cases(
     if len(training) < everything:
         report(f"source {key.gt!r} covers {len(training)} of the fold's {everything} training cases; training on those")
     return training, validation
+
+
+def require_unchanged(dataset: Dataset, store: PreprocessedStore, cases: Sequence[str], sources: Sequence[str]) -> None:
+    """Raise :class:`UserError` if images of ``cases``, or labels of ``sources``, changed since they were preprocessed."""
+    changed = store.changed(dataset, cases, sources)
+    if changed:
+        listed = ", ".join(changed[:5]) + (", …" if len(changed) > 5 else "")
+        raise UserError(
+            f"the data of {len(changed)} case(s) changed since they were preprocessed ({listed}): run"
+            " cas_plan_and_preprocess again"
+        )

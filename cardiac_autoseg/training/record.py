@@ -62,6 +62,9 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise UserError(f"{folder} is being trained by another process: wait for it, or stop it") from error
+        # Unfinished files of a killed process, such as ".state.x1y2z3.safetensors"; nobody else writes here now.
+        for leftover in folder.glob(".*.*"):
+            leftover.unlink()
         yield
 
 
@@ -97,6 +100,7 @@ def hardware(device: torch.device) -> dict[str, Any]:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
         "device": str(device),
+        "host": platform.node(),
         "name": name,
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),

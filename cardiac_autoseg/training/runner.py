@@ -28,7 +28,7 @@ from cardiac_autoseg.networks import build_network
 from cardiac_autoseg.training.augmentation import apply, draw
 from cardiac_autoseg.training.checkpoints import load_state, save_state, write_tensors
 from cardiac_autoseg.training.host_augmentation import augment_on_host
-from cardiac_autoseg.training.inputs import fold_cases, load_inputs
+from cardiac_autoseg.training.inputs import fold_cases, load_inputs, require_unchanged
 from cardiac_autoseg.training.losses import LOSSES, deep_supervision
 from cardiac_autoseg.training.progress import progress_figure
 from cardiac_autoseg.training.recipe import Recipe, with_overrides
@@ -85,6 +85,10 @@ def train(workspace: Workspace, key: RunKey, options: Options, report: Callable[
     plan, splits, dataset, store = load_inputs(workspace, key.architecture)
     recipe = with_overrides(Recipe(), options.overrides)
     training, validation = fold_cases(dataset, store, splits, key, report)
+    reference = options.reference or ("expert" if "expert" in dataset.sources else key.gt)
+    dataset.labelled(reference)
+    require_unchanged(dataset, store, [*training, *validation], (key.gt, reference))
+    judged = {"reference": reference, "validation_hash": store.data_hash(validation, reference)}
     device = pick_device(options.device)
     identity = {
         **dataclasses.asdict(key),
@@ -96,11 +100,16 @@ def train(workspace: Workspace, key: RunKey, options: Options, report: Callable[
     }
     with locked(folder):
         if options.restart:
+            _empty(folder, everything=True)
+        elif not (folder / "run.json").is_file():
             _empty(folder)
         record = open_record(folder, identity)
         if record.values["status"] == "done":
-            report(f"already trained: {folder} (Dice {record.values['val_dice']}); --restart trains it anew")
-            return folder
+            # Records of before these were kept do not have them.
+            if all(record.values.get(name, value) == value for name, value in judged.items()):
+                report(f"already trained: {folder}; --restart trains it anew")
+                return folder
+            report("the validation patients or who they are scored against have changed: validating again")
         write_json(folder / "plan.json", plan.to_json())
         about = {"version": __version__, "hardware": hardware(device), "recipe": dataclasses.asdict(recipe)}
         record.update(status="running", pid=os.getpid(), **about)
@@ -113,7 +122,6 @@ def train(workspace: Workspace, key: RunKey, options: Options, report: Callable[
             network = load_average(folder, plan, device)
             started = time.perf_counter()
             record.update(status="validating")
-            reference = options.reference or ("expert" if "expert" in dataset.sources else key.gt)
             dice = validate(
                 workspace, dataset, store, network, plan, validation, reference, recipe.flips, folder, device, stop, report
             )
@@ -121,7 +129,7 @@ def train(workspace: Workspace, key: RunKey, options: Options, report: Callable[
             record.update(status="interrupted")
             raise Interrupted
         record.add_seconds("validate", time.perf_counter() - started)
-        record.update(status="done", val_dice=dice, reference=reference, pid=None)
+        record.update(status="done", val_dice=dice, **judged, pid=None)
         (folder / "state.safetensors").unlink(missing_ok=True)
     return folder
 
@@ -273,8 +281,15 @@ def interruptible() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def _empty(folder: Path) -> None:
-    """Remove everything in a run folder but its lock."""
-    for path in folder.iterdir():
+def _empty(folder: Path, everything: bool = False) -> None:
+    """Remove the weights and the state in a run folder, or everything but its lock.
+
+    The record goes first: weights that a process killed in between leaves behind are then nobody's, and are not taken for
+    those of the next run.
+    """
+    (folder / "run.json").unlink(missing_ok=True)
+    for name in ("model.safetensors", "state.safetensors"):
+        (folder / name).unlink(missing_ok=True)
+    for path in folder.iterdir() if everything else ():
         if path.name != ".lock":
             shutil.rmtree(path) if path.is_dir() else path.unlink()

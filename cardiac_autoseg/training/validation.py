@@ -58,6 +58,8 @@ def validate(
             report(f"validation: {number} of {len(chosen)} cases predicted")
     scored = {case.id: predictions[case.id] for case in chosen if reference in case.labels}
     if not scored:
+        if chosen:
+            report(f"no validation case has labels of source {reference!r}: predicted, but not scored")
         return None
     evaluation = evaluate_files(workspace, dataset, reference, scored, report)
     write_evaluation(target, evaluation)

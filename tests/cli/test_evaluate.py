@@ -7,13 +7,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from cardiac_autoseg.cli.evaluate import main
-from cardiac_autoseg.data.index import Case, Dataset, LabelRef, Source, load_dataset, save_dataset
+from cardiac_autoseg.data.index import LABELS, Case, Dataset, LabelRef, Source, load_dataset, save_dataset
 from cardiac_autoseg.data.volume import Geometry, read_labels, write_labels
 from cardiac_autoseg.evaluation.evaluate import evaluate_files
 from cardiac_autoseg.workspace import Workspace
@@ -213,3 +214,34 @@ def test_help_is_quick() -> None:
     assert result.returncode == 0
     assert "--gt" in result.stdout
     assert time.perf_counter() - start < 2.0  # 0.1 s on a quiet machine
+
+
+def test_labels_that_an_import_takes_for_the_image_s_place_can_be_scored(workspace: Workspace) -> None:
+    """An import accepts labels up to a millimetre from their image; predictions lie where the image does."""
+    case = load_dataset(workspace.dataset).labelled("expert")[0]
+    moved = replace(GEOMETRY, origin=(10.5, -5.0, 3.0))
+    volume = read_labels(workspace.resolve(case.labels["expert"].path), VALUES, LABELS)
+    write_labels(workspace.resolve(case.labels["expert"].path), np.array([0, 3, 2, 1], np.uint8)[volume.array], moved)
+    path = workspace.root / "pred" / f"{case.id}.nii.gz"
+    evaluation = evaluate_files(workspace, load_dataset(workspace.dataset), "expert", {case.id: path}, lambda _: None)
+    assert not evaluation.failed
+    assert evaluation.mean_dice == 1
+
+
+def test_predictions_may_be_called_like_the_images_and_be_cines(workspace: Workspace, tmp_path: Path) -> None:
+    """As cas_predict writes them for nnU-Net's CASE_0000.nii.gz, and for 4D files that hold ED and ES."""
+    dataset = load_dataset(workspace.dataset)
+    changed, folder = [], tmp_path / "cines"
+    for case in dataset.cases:
+        if case.subject == "patient0":
+            image, frame = "images/cine_0.nii.gz", 0 if case.phase == "ED" else 2
+        else:
+            image, frame = f"images/{case.id}_0000.nii.gz", None
+            write_labels(folder / f"{case.id}_0000.nii.gz", labels(int(case.subject[-1]), case.phase or ""), GEOMETRY)
+        changed.append(replace(case, image=image, image_frame=frame))
+    frames = [labels(0, "ED"), np.zeros_like(labels(0, "ED")), labels(0, "ES")]
+    write_labels(folder / "cine_0.nii.gz", np.stack(frames), GEOMETRY)
+    save_dataset(workspace.dataset, replace(dataset, cases=tuple(changed)))
+    assert main([str(folder), "-w", str(workspace.root), "--gt", "expert"]) == 0
+    assert evaluation(folder)["mean_dice"] == 1.0
+    assert len(evaluation(folder)["cases"]) == 2 * 3 * SUBJECTS

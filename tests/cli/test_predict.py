@@ -191,3 +191,22 @@ def test_help_does_not_import_torch(module: str) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"COLUMNS": "100"})
     assert done.returncode == 0, done.stderr
     assert "--workspace" in done.stdout
+
+
+def test_hidden_files_are_no_inputs(tmp_path: Path, bundle: Path) -> None:
+    """Such as the "._name.nii.gz" that macOS leaves beside every file, or the unfinished file of a killed command."""
+    write_image(tmp_path / "in" / "a.nii.gz", 3, 24, 24)
+    (tmp_path / "in" / "._a.nii.gz").write_bytes(b"\0" * 100)
+    for given in ("in", "in/*.nii.gz", "in/.*"):
+        main(["-i", str(tmp_path / given), "-o", str(tmp_path / "out"), "--model", str(bundle), "--device", "cpu"])
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.nii.gz"]
+
+
+def test_nothing_predicted_is_exit_code_2(tmp_path: Path, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "b.nii.gz").write_bytes(b"not an image")
+    arguments = ["-i", str(tmp_path / "in"), "--model", str(bundle), "-o"]
+    assert main([*arguments, str(tmp_path / "out")]) == 2
+    (tmp_path / "file").write_text("")
+    assert main([*arguments, str(tmp_path / "file")]) == 2
+    assert "is a file" in capsys.readouterr().err

@@ -18,6 +18,7 @@ import SimpleITK as sitk
 
 from cardiac_autoseg.cli import plan_and_preprocess
 from cardiac_autoseg.data.index import load_dataset
+from cardiac_autoseg.errors import UserError
 from cardiac_autoseg.preprocessing.prepare import update_splits
 from cardiac_autoseg.workspace import Workspace
 
@@ -138,3 +139,37 @@ def test_preprocessed_labels_keep_their_volume(prepared_workspace: Path) -> None
         for value in (1, 2, 3):
             original = (sitk.GetArrayFromImage(labels) == value).sum() * x * y * z / 1000
             assert (stored == value).sum() * pixel * z / 1000 == pytest.approx(original, rel=0.05, abs=1.0)
+
+
+def test_folds_that_part_a_person_are_dealt_anew(workspace_copy: Path) -> None:
+    dataset = load_dataset(workspace_copy / "dataset.json")
+    splits, _ = update_splits(Workspace(workspace_copy), dataset)
+    twin, first = splits.val(0)[0], splits.val(1)[0]
+    cases = tuple(replace(case, twin_of=first) if case.subject == twin else case for case in dataset.cases)
+    dealt, made = update_splits(Workspace(workspace_copy), replace(dataset, cases=cases))
+    assert made
+    assert any({twin, first} <= set(fold) for fold in dealt.validation)
+    assert not update_splits(Workspace(workspace_copy), replace(dataset, cases=cases))[1]
+
+
+def test_too_few_subjects_for_the_folds_is_said_in_words(prepared_workspace: Path, tmp_path: Path) -> None:
+    dataset = load_dataset(prepared_workspace / "dataset.json")
+    with pytest.raises(UserError, match="5 subjects with labels, there are 2: import more"):
+        update_splits(Workspace(tmp_path), replace(dataset, cases=dataset.cases[:4]))
+
+
+def test_another_data_set_is_not_taken_for_the_workspace_s_own(
+    workspace_copy: Path, phantom_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other" / "patient001"
+    shutil.copytree(phantom_data / "patient001", other)
+    assert plan_and_preprocess.main([str(other.parent), "-w", str(workspace_copy), *TINY]) == 2
+    assert "another data set" in capsys.readouterr().err
+    assert plan_and_preprocess.main([str(phantom_data), "-w", str(workspace_copy), *TINY]) == 0
+
+
+def test_what_the_import_leaves_out_shows_in_the_exit_code(phantom_data: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(phantom_data, tmp_path / "data"))
+    (data / "patient003" / "Info.cfg").write_text("ED: ?\n")
+    assert plan_and_preprocess.main([str(data), "-w", str(tmp_path / "workspace"), *TINY]) == 1
+    assert plan_and_preprocess.main([str(data), "-w", str(tmp_path / "workspace"), *TINY]) == 0

@@ -10,10 +10,11 @@ import pytest
 
 from cardiac_autoseg.data.acdc import import_acdc
 from cardiac_autoseg.data.check import Checked, check_dataset, looks_swapped
+from cardiac_autoseg.data.check_across import join_twins
 from cardiac_autoseg.data.importers import import_and_check
-from cardiac_autoseg.data.index import LABELS, Dataset
+from cardiac_autoseg.data.index import LABELS, Case, Dataset
 from cardiac_autoseg.data.load import load_image, load_labels, require_same_geometry
-from cardiac_autoseg.data.summary import coverage_table
+from cardiac_autoseg.data.summary import PHASES, coverage_table
 from cardiac_autoseg.data.volume import Geometry, write_labels, write_volume
 from cardiac_autoseg.errors import UserError
 from cardiac_autoseg.workspace import Workspace
@@ -208,3 +209,11 @@ def test_table(acdc_like: Path, workspace: Workspace) -> None:
     assert lines[1].split() == ["images", "6", "3", "3", "3"]
     assert lines[2].split() == ["expert", "4", "2", "2", "2", "67", "%"]
     assert lines[3] == "groups (subjects): DCM 1, NOR 2"
+
+
+def test_one_image_in_common_makes_two_subjects_one_person() -> None:
+    """For all their cases, and for the twins of twins."""
+    twins = {"b_ED": "a", "c_ES": "b"}
+    cases = [Case(f"{name}_{phase}", name, "", twin_of=twins.get(f"{name}_{phase}")) for name in "abcd" for phase in PHASES]
+    persons = {(case.subject, case.person) for case in join_twins(cases)}
+    assert persons == {("a", "a"), ("b", "a"), ("c", "a"), ("d", "d")}

@@ -168,6 +168,7 @@ def test_nothing_to_choose_from_is_said(workspace: Workspace, add_run: Callable,
     assert "no label source 'nobody'" in capsys.readouterr().err
     assert command.main(["-w", str(workspace.root), "--loss", "ce"]) == 2
     assert command.main(["-w", str(workspace.root), "--name", "../x"]) == 2
+    assert command.main(["-w", str(workspace.root), "--name", "x.zip"]) == 2
 
 
 def test_runs_of_other_folds_are_left_out(
@@ -178,3 +179,18 @@ def test_runs_of_other_folds_are_left_out(
     write_json(folder / "run.json", record | {"splits_hash": "other"})
     assert command.main(["-w", str(workspace.root)]) == 2
     assert "trained with other folds" in capsys.readouterr().out
+
+
+def test_runs_trained_on_other_data_are_named(
+    workspace: Workspace, add_run: Callable, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = PreprocessedStore(workspace)
+    for fold, changed in (("0", False), ("1", True)):
+        folder = add_run("dice", fold, wrong=None)
+        used = store.data_hash(SPLITS.train(fold), "expert")
+        record = json.loads((folder / "run.json").read_text())
+        write_json(folder / "run.json", record | {"data_hash": "other" if changed else used})
+    assert command.main(["-w", str(workspace.root)]) == 0
+    notes = [line for line in capsys.readouterr().out.splitlines() if "other images, labels or pixel sizes" in line]
+    assert len(notes) == 1
+    assert "fold_1" in notes[0]

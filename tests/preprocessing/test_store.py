@@ -138,3 +138,19 @@ def test_nothing_readable_is_an_error_in_words(data: tuple[Workspace, Dataset]) 
         Path(case.image).unlink()
     with pytest.raises(UserError, match="no case could be preprocessed"):
         preprocess(workspace, dataset, GRID)
+
+
+def test_a_broken_index_is_a_user_error(tmp_path: Path) -> None:
+    (tmp_path / "preprocessed").mkdir()
+    (tmp_path / "preprocessed" / "index.json").write_text("{}")
+    with pytest.raises(UserError, match="run cas_plan_and_preprocess again"):
+        PreprocessedStore(Workspace(tmp_path))
+
+
+def test_unfinished_files_of_a_killed_process_are_cleared(data: tuple[Workspace, Dataset]) -> None:
+    workspace, dataset = data
+    preprocess(workspace, dataset, GRID)
+    leftover = workspace.preprocessed / "images" / ".a.x1y2z3.npy"
+    leftover.write_bytes(b"half")
+    assert preprocess(workspace, dataset, GRID).made == 0
+    assert not leftover.exists()

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cardiac_autoseg.files import read_json, write_json
 from cardiac_autoseg.report.cases import extremes
 from cardiac_autoseg.report.collect import collect, pool, read_checked
 from cardiac_autoseg.report.overlays import choose_slices, crop_window, outlines, overlay
@@ -160,3 +161,21 @@ def test_figures_leave_no_global_state() -> None:
     # pyplot keeps every figure it makes alive; the report must not use it.
     code = "import sys, cardiac_autoseg.report.build; sys.exit('matplotlib.pyplot' in sys.modules or 'torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_models_keep_names_of_their_own(make_workspace: Callable[..., Any], write_run: Callable[..., Path]) -> None:
+    """Two folders that are both called "validation", and two folds scored against different sources."""
+    made = make_workspace()
+    subjects = ("patient000", "patient001", "patient002", "patient003")
+    first = write_run(made, RunKey("unet", "expert", "ce_dice", "0", 0), subjects[:2], 1.0)
+    second = write_run(made, RunKey("unet", "expert", "ce_dice", "1", 0), subjects[2:], 1.0)
+    given = [first / "validation", second / "validation", first / "validation"]
+    results, _ = collect(made.workspace, made.dataset, given)
+    assert {result.name for result in results} == {"fold_0/seed_0/validation", "fold_1/seed_0/validation"}
+    path = second / "validation" / "evaluation.json"
+    write_json(path, read_json(path) | {"reference": "robot"})
+    results, _ = collect(made.workspace, made.dataset, [])
+    assert {result.name: result.subjects for result in results} == {
+        "U-Net trained on expert, scored against expert": 2,
+        "U-Net trained on expert, scored against robot": 2,
+    }

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +19,7 @@ from safetensors.torch import load_file
 
 from cardiac_autoseg.cli import train as cli
 from cardiac_autoseg.errors import UserError
+from cardiac_autoseg.training.record import locked
 from cardiac_autoseg.training.runner import Options, overlap_counts, train
 from cardiac_autoseg.training.weights import update_average
 from cardiac_autoseg.workspace import RunKey, Workspace
@@ -131,6 +134,7 @@ def test_a_run_made_otherwise_is_refused(uninterrupted: Path, prepared_workspace
     ("extra", "message"),
     [
         (["--gt", "nobody"], "no label source 'nobody'"),
+        (["--reference", "nobody"], "no label source 'nobody'"),
         (["--loss", "wishful"], "no loss 'wishful'"),
         (["--set", "luck=1"], "the recipe has no luck"),
         (["--set", "rotation=[1]"], "rotation"),
@@ -179,3 +183,69 @@ def test_logged_overlap_is_dices_numerator_and_denominator() -> None:
     labels = torch.tensor([[[0, 1, 1, 2]]])
     logits = torch.nn.functional.one_hot(torch.tensor([[[0, 1, 2, 2]]]), 3).movedim(-1, 1).float()
     assert overlap_counts(logits, labels).tolist() == [1, 1, 3, 3]
+
+
+def test_weights_without_a_record_are_not_taken_for_trained(workspace_copy: Path, uninterrupted: Path) -> None:
+    """A process killed while it throws an old run away must not leave weights that the next run adopts."""
+    folder = Workspace(workspace_copy).run(KEY)
+    folder.mkdir(parents=True)
+    shutil.copy(uninterrupted / "model.safetensors", folder)
+    said: list[str] = []
+    train(Workspace(workspace_copy), KEY, Options(device="cpu", steps=1, quiet=True), said.append)
+    assert any("training on" in text for text in said)
+
+
+def test_changed_validation_labels_are_scored_again(workspace_copy: Path, uninterrupted: Path) -> None:
+    """The networks stay, as they never saw those labels."""
+    from cardiac_autoseg.cli import plan_and_preprocess
+    from cardiac_autoseg.data.index import load_dataset, save_dataset
+    from cardiac_autoseg.data.volume import read_labels, write_labels
+
+    index = workspace_copy / "dataset.json"
+    dataset = load_dataset(index)
+    case_id = min(path.name.removesuffix(".nii.gz") for path in (uninterrupted / "validation").glob("*.nii.gz"))
+    case = next(case for case in dataset.cases if case.id == case_id)
+    labels = read_labels(Path(case.labels["expert"].path), dataset.sources["expert"].values, dataset.labels)
+    write_labels(workspace_copy / "other.nii.gz", np.where(labels.array == 3, 2, labels.array), labels.geometry)
+    changed = dataclasses.replace(case, labels={"expert": dataclasses.replace(case.labels["expert"], path="other.nii.gz")})
+    cases = tuple(changed if case.id == case_id else case for case in dataset.cases)
+    folder = Path(shutil.copytree(uninterrupted, workspace_copy / "run"))
+    save_dataset(index, dataclasses.replace(dataset, cases=cases))
+    assert plan_and_preprocess.main(["-w", str(workspace_copy), "--only", "preprocess"]) == 0
+    options = Options(device="cpu", steps=60, quiet=True, folder=folder)
+    for expected in ("validating again", "already trained"):
+        said: list[str] = []
+        train(Workspace(workspace_copy), KEY, options, said.append)
+        assert any(expected in text for text in said)
+        assert not any("training on" in text for text in said)
+    before, after = (json.loads((path / "run.json").read_text())["val_dice"] for path in (uninterrupted, folder))
+    assert after != before
+
+
+def test_data_that_changed_since_preprocessing_are_refused(
+    workspace_copy: Path, phantom_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Else the run would train on the old labels and be scored against the new."""
+    from cardiac_autoseg.cli import import_, plan_and_preprocess
+
+    data = Path(shutil.copytree(phantom_data, tmp_path / "data"))
+    assert import_.main(["acdc", str(data), "-w", str(workspace_copy)]) == 0
+    arguments = ["enet", "0", "-w", str(workspace_copy), "--steps", "1", "--quiet"]
+    # Copies of the same content are no change.
+    assert cli.main(arguments) == 0
+    first, second = sorted(data.rglob("*_gt.nii.gz"))[:2]
+    first.write_bytes(second.read_bytes())
+    assert cli.main(arguments) == 2
+    assert "changed since they were preprocessed" in capsys.readouterr().err
+    assert plan_and_preprocess.main(["-w", str(workspace_copy), "--only", "preprocess"]) in (0, 1)
+    assert cli.main(arguments) in (0, 2)
+    assert "changed since they were preprocessed" not in capsys.readouterr().err
+
+
+def test_unfinished_files_of_a_killed_process_are_cleared(tmp_path: Path) -> None:
+    with locked(tmp_path):
+        (tmp_path / ".state.x1y2z3.safetensors").write_bytes(b"half")
+        (tmp_path / "run.json").write_text("{}")
+    with locked(tmp_path), pytest.raises(UserError, match="another process"), locked(tmp_path):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "run.json"]
