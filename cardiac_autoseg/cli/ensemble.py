@@ -23,6 +23,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--reference", metavar="SOURCE", help="source for evaluation.json; without it expert where there is one, else --gt"
     )
+    parser.add_argument(
+        "--fold-all",
+        action="store_true",
+        help="bundle the runs of fold all instead: trained on every patient, so that nothing is chosen and nothing scored",
+    )
+    parser.add_argument(
+        "--postprocessing", default="none", help="with --fold-all: e.g. the one that cross-validation of the folds chose"
+    )
     parser.add_argument("--zip", action="store_true", help="also write models/<name>.zip, to pass on as one file")
     return common.run(parser, _work, arguments)
 
@@ -31,12 +39,22 @@ def _work(values: argparse.Namespace) -> int:
     from cardiac_autoseg.data.parsing import check_name
     from cardiac_autoseg.errors import UserError
     from cardiac_autoseg.inference.crossvalidation import collect
-    from cardiac_autoseg.inference.ensemble import choose, evaluate_held_out, pick_reference, table, write_bundle
+    from cardiac_autoseg.inference.ensemble import (
+        choose,
+        chosen_runs,
+        evaluate_held_out,
+        pick_reference,
+        summary_of,
+        table,
+        write_bundle,
+    )
     from cardiac_autoseg.workspace import find_workspace
 
     check_name(values.name, "bundle")
     if values.name.endswith(".zip"):
         raise UserError(f"--name {values.name}: leave .zip out; --zip writes the zip beside the folder")
+    if values.fold_all:
+        return _bundle_whole(values)
     pool = collect(find_workspace(values.workspace), values.gt, print, values.arch, values.loss, values.seed)
     reference = pick_reference(pool, values.reference)
     print(f"{len(pool.runs)} runs trained on {values.gt}, {len(pool.scored)} validation cases", flush=True)
@@ -46,10 +64,51 @@ def _work(values: argparse.Namespace) -> int:
     print(f"\nPostprocessing of {choice.best.name}: mean Dice")
     for name, dice in choice.postprocessing_scores.items():
         print(f"  {name:<30} {dice:.4f}{'   <- chosen' if name == choice.postprocessing else ''}")
-    folder = write_bundle(pool, choice, values.name, values.licence, print, values.zip)
+    folder = write_bundle(
+        pool.workspace,
+        pool.dataset,
+        chosen_runs(pool, choice),
+        values.name,
+        print,
+        postprocessing=choice.postprocessing,
+        scores=summary_of(pool, choice),
+        licence=values.licence,
+        as_zip=values.zip,
+    )
     evaluation = evaluate_held_out(pool, choice, reference, folder, print)
     score = "" if evaluation.mean_dice is None else f", mean Dice against {reference} {evaluation.mean_dice:.4f}"
     print(f"\n{folder}: {choice.best.name}, postprocessing {choice.postprocessing}{score} (patients not trained on)")
+    return common.OK
+
+
+def _bundle_whole(values: argparse.Namespace) -> int:
+    """A bundle of the runs that trained on every patient."""
+    from cardiac_autoseg.errors import UserError
+    from cardiac_autoseg.inference.crossvalidation import finished_runs
+    from cardiac_autoseg.inference.ensemble import write_bundle
+    from cardiac_autoseg.inference.postprocessing import POSTPROCESSING
+    from cardiac_autoseg.workspace import find_workspace
+
+    if values.postprocessing not in POSTPROCESSING:
+        raise UserError(f"there is no postprocessing {values.postprocessing!r}; there are: {', '.join(POSTPROCESSING)}")
+    workspace = find_workspace(values.workspace)
+    dataset, _, finished = finished_runs(workspace, values.gt, print, values.arch, values.loss, values.seed)
+    runs = [run for run in finished if run.key.fold == "all"]
+    if not runs:
+        raise UserError(
+            f"{workspace.root} has no finished run of fold all for --gt {values.gt} and these filters: see cas_status"
+        )
+    folder = write_bundle(
+        workspace,
+        dataset,
+        runs,
+        values.name,
+        print,
+        postprocessing=values.postprocessing,
+        licence=values.licence,
+        as_zip=values.zip,
+    )
+    print(f"{folder}: {len(runs)} network(s) trained on every patient; how good they are, only other patients can tell")
     return common.OK
 
 

@@ -107,22 +107,11 @@ def collect(
 
     What is left out, and why, is told to ``report``.
     """
-    dataset = load_dataset(workspace.dataset)
-    dataset.labelled(gt)
-    try:
-        splits = Splits.from_json(read_json(workspace.splits, "Run cas_plan_and_preprocess first."))
-    except ValueError as error:
-        raise UserError(f"{workspace.splits}: {error}") from error
-    wanted = [
-        (key, folder)
-        for key, folder in workspace.runs()
-        if key.gt == gt
-        and (not architectures or key.architecture in architectures)
-        and (not losses or key.loss in losses)
-        and (not seeds or key.seed in seeds)
-    ]
-    runs = [run for key, folder in wanted if (run := _finished(key, folder, splits, report)) is not None]
-    _tell_changed(runs, workspace, dataset, splits, report)
+    dataset, splits, finished = finished_runs(workspace, gt, report, architectures, losses, seeds)
+    runs = [run for run in finished if run.key.fold != "all"]
+    for run in finished:
+        if run.key.fold == "all":
+            report(f"left out: {run.folder} (it has no validation patients; --fold-all makes a bundle of such runs)")
     if not runs:
         raise UserError(
             f"{workspace.root} has no finished run with a validation fold for --gt {gt} and these filters: see cas_status"
@@ -147,12 +136,40 @@ def collect(
     return Pool(workspace, dataset, gt, tuple(runs), cases, tuple(sorted(common)), missing, compared)
 
 
+def finished_runs(
+    workspace: Workspace,
+    gt: str,
+    report: Report,
+    architectures: Sequence[str] = (),
+    losses: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+) -> tuple[Dataset, Splits, list[FinishedRun]]:
+    """Index, folds, and all finished runs for one source, fold "all" among them; filters and errors as :func:`collect`."""
+    dataset = load_dataset(workspace.dataset)
+    dataset.labelled(gt)
+    try:
+        splits = Splits.from_json(read_json(workspace.splits, "Run cas_plan_and_preprocess first."))
+    except ValueError as error:
+        raise UserError(f"{workspace.splits}: {error}") from error
+    wanted = [
+        (key, folder)
+        for key, folder in workspace.runs()
+        if key.gt == gt
+        and (not architectures or key.architecture in architectures)
+        and (not losses or key.loss in losses)
+        and (not seeds or key.seed in seeds)
+    ]
+    runs = [run for key, folder in wanted if (run := _finished(key, folder, splits, report)) is not None]
+    _tell_changed(runs, workspace, dataset, splits, report)
+    return dataset, splits, runs
+
+
 def _finished(key: RunKey, folder: Path, splits: Splits, report: Report) -> FinishedRun | None:
-    """The run, if it is done, has validated, and was made with the present folds; else None, and ``report`` says why."""
+    """The run, if it is done and was made with the present folds; else None, and ``report`` says why."""
     try:
         record = read_json(folder / "run.json")
-        if record.get("status") != "done" or key.fold == "all":
-            report(f"left out: {folder} ({'it has no validation patients' if key.fold == 'all' else record.get('status')})")
+        if record.get("status") != "done":
+            report(f"left out: {folder} ({record.get('status')})")
             return None
         if record.get("splits_hash", splits.hash()) != splits.hash():
             report(f"left out: {folder} (it was trained with other folds than splits.json has now)")

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from cardiac_autoseg.bundle import Bundle, Member, save_bundle
-from cardiac_autoseg.data.index import Case
+from cardiac_autoseg.data.index import Case, Dataset
 from cardiac_autoseg.data.load import load_labels
 from cardiac_autoseg.data.volume import write_labels
 from cardiac_autoseg.errors import UserError
@@ -34,6 +34,7 @@ from cardiac_autoseg.inference.crossvalidation import (
 )
 from cardiac_autoseg.inference.postprocessing import POSTPROCESSING
 from cardiac_autoseg.preprocessing.store import PreprocessedStore
+from cardiac_autoseg.workspace import Workspace
 
 MOST_COMBINED = 5
 """Combinations are tried among this many of the best configurations: 31 of them at most."""
@@ -96,67 +97,74 @@ def evaluate_held_out(pool: Pool, choice: Choice, reference: str, folder: Path, 
     return evaluation
 
 
-def write_bundle(
-    pool: Pool,
-    choice: Choice,
-    name: str,
-    licence: str,
-    report: Report,
-    as_zip: bool = False,
-) -> Path:
-    """Write the chosen networks as the workspace's bundle ``name``; ``as_zip``: also as a zip.
-
-    Members are in order of their configuration's score. Returns the bundle's folder. Raises :class:`UserError` if weights
-    cannot be read.
-    """
+def chosen_runs(pool: Pool, choice: Choice) -> list[FinishedRun]:
+    """The runs of the chosen combination, in order of their configuration's score."""
     order = {score.combination: number for number, score in enumerate(choice.scores)}
     runs = [run for run in pool.runs if run.configuration in choice.best.combination]
-    runs.sort(key=lambda run: (order[(run.configuration,)], run.key.fold, run.key.seed))
+    return sorted(runs, key=lambda run: (order[(run.configuration,)], run.key.fold, run.key.seed))
+
+
+def write_bundle(
+    workspace: Workspace,
+    dataset: Dataset,
+    runs: Sequence[FinishedRun],
+    name: str,
+    report: Report,
+    *,
+    postprocessing: str = "none",
+    scores: dict[str, Any] | None = None,
+    licence: str = "",
+    as_zip: bool = False,
+) -> Path:
+    """Write the networks of ``runs``, all of one source, as the workspace's bundle ``name``; ``as_zip``: also as a zip.
+
+    ``scores`` is what cross-validation says of them, if anything. Returns the bundle's folder. Raises :class:`UserError` if
+    weights cannot be read.
+    """
     flips = runs[0].flips
     if any(run.flips != flips for run in runs):
-        report(f"the runs differ in the axes they mirror; the bundle mirrors those of the best, {flips or 'none'}")
-    plans = {run.plan.hash(): run.plan for run in runs}
+        report(f"the runs differ in the axes they mirror; the bundle mirrors those of the first, {flips or 'none'}")
     bundle = Bundle(
         name=name,
-        labels=dict(pool.dataset.labels),
-        plans=plans,
+        labels=dict(dataset.labels),
+        plans={run.plan.hash(): run.plan for run in runs},
         members=tuple(
             Member(run.key.architecture, run.key.loss, run.key.gt, run.key.fold, run.key.seed, run.plan.hash())
             for run in runs
         ),
-        postprocessing=choice.postprocessing,
+        postprocessing=postprocessing,
         flips=flips,
-        training_data=training_data(pool),
-        scores=_scores(pool, choice),
+        training_data=training_data(workspace, dataset, runs[0].key.gt),
+        scores=scores or {},
         licence=licence,
     )
     weights = [_weights(run) for run in runs]
-    folder = pool.workspace.model(name)
+    folder = workspace.model(name)
     save_bundle(folder, bundle, weights)
     if as_zip:
         save_bundle(folder.with_name(f"{name}.zip"), bundle, weights)
     return folder
 
 
-def training_data(pool: Pool) -> dict[str, Any]:
+def training_data(workspace: Workspace, dataset: Dataset, gt: str) -> dict[str, Any]:
     """What the networks were trained on, for the bundle: counts, source, spacing ranges (mm). No paths, no names."""
-    dataset, store = pool.dataset, PreprocessedStore(pool.workspace)
-    cases = [case for case in dataset.labelled(pool.gt) if store.has(case.id, pool.gt)]
+    store = PreprocessedStore(workspace)
+    cases = [case for case in dataset.labelled(gt) if store.has(case.id, gt)]
     spacings = np.array([store.spacing(case.id) for case in cases]).reshape(-1, 3)
-    source = dataset.sources[pool.gt]
+    source = dataset.sources[gt]
     return {
         "dataset": dataset.name,
         "cases": len(cases),
         "subjects": len({case.subject for case in cases}),
-        "source": pool.gt,
+        "source": gt,
         "simulated": source.simulated,
         "note": source.note,
         "spacing_mm": {axis: [spacings[:, i].min(), spacings[:, i].max()] for i, axis in enumerate("zyx")} if cases else {},
     }
 
 
-def _scores(pool: Pool, choice: Choice) -> dict[str, Any]:
-    """The cross-validation, for the bundle."""
+def summary_of(pool: Pool, choice: Choice) -> dict[str, Any]:
+    """The cross-validation in JSON-ready values, for the bundle."""
     return {
         "reference": pool.gt,
         "folds": choice.best.folds,

@@ -45,7 +45,8 @@ def update_fingerprint(
 ) -> tuple[Fingerprint, int, dict[str, str]]:
     """Measure the cases that are new or changed, in parallel threads, and write ``fingerprint.json`` if it changes.
 
-    Returns the fingerprint, how many cases were measured, and what went wrong by case id.
+    Returns the fingerprint, how many cases were measured, and what went wrong by case id. When a case that is in the present
+    fingerprint cannot be read any more, that fingerprint is kept: a lost file must not change plans and, with them, runs.
     """
     hashes = FileHashes(workspace.preprocessed / "files.json")
     measurements: list[CaseMeasurement] = []
@@ -62,6 +63,11 @@ def update_fingerprint(
             measurements.append(measurement)
             measured += new
         progress(number, len(dataset.cases))
+    if failed and workspace.fingerprint.is_file():
+        before = load_fingerprint(workspace)
+        if any(case.case_id in failed for case in before.cases):
+            hashes.save()
+            return before, measured, failed
     if not measurements:
         raise UserError("no case could be measured:\n  " + "\n  ".join(failed.values()))
     hashes.save()

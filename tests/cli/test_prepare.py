@@ -87,6 +87,7 @@ def test_one_broken_case_is_named_and_the_others_go_on(
     workspace.mkdir()
     assert plan_and_preprocess.main([str(data), "-w", str(workspace), *TINY]) == 0
     broken = next(path for path in sorted(data.rglob("patient003_frame*.nii.gz")) if "_gt" not in path.name)
+    plans = contents(workspace, "plans/*.json")
     broken.write_bytes(broken.read_bytes()[:500])
     assert plan_and_preprocess.main(["-w", str(workspace), *TINY]) == 1
     out = capsys.readouterr()
@@ -94,6 +95,7 @@ def test_one_broken_case_is_named_and_the_others_go_on(
     assert "Traceback" not in out.err
     index = json.loads((workspace / "preprocessed" / "index.json").read_text())
     assert len(index["cases"]) == 19
+    assert contents(workspace, "plans/*.json") == plans  # a lost file changes no plan, so that runs stay valid
 
 
 def test_somebody_elses_dataset_json_is_not_overwritten(

@@ -17,6 +17,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from cardiac_autoseg import load_model
+from cardiac_autoseg.bundle import load_bundle
+from cardiac_autoseg.cli import ensemble
 from cardiac_autoseg.cli import train as cli
 from cardiac_autoseg.errors import UserError
 from cardiac_autoseg.training.record import locked
@@ -166,6 +169,12 @@ def test_fold_all_trains_on_everybody_and_validates_on_nobody(workspace_copy: Pa
     folder = train(Workspace(workspace_copy), key, Options(device="cpu", steps=2, quiet=True), said.append)
     assert any("training on 20 cases" in text for text in said)
     assert json.loads((folder / "run.json").read_text())["val_dice"] is None
+    assert ensemble.main(["-w", str(workspace_copy)]) == 2  # nothing to cross-validate
+    assert ensemble.main(["-w", str(workspace_copy), "--fold-all", "--postprocessing", "largest_heart"]) == 0
+    model = load_model(workspace_copy / "models" / "best", device="cpu")
+    assert (model.bundle.scores, model.bundle.postprocessing) == ({}, "largest_heart")
+    for name, value in weights(folder).items():
+        assert torch.equal(value, load_bundle(workspace_copy / "models" / "best")[1][0].state_dict()[name])
 
 
 def test_average_of_constant_weights_is_the_weights() -> None:
