@@ -45,8 +45,9 @@ def _work(values: argparse.Namespace) -> int:
     from pathlib import Path
     from time import perf_counter
 
+    from cardiac_autoseg.bundle import read_bundle
     from cardiac_autoseg.errors import UserError
-    from cardiac_autoseg.inference.files import done, find_bundle, find_inputs, plan_outputs, predict_files
+    from cardiac_autoseg.inference.files import claim_folder, done, find_bundle, find_inputs, plan_outputs, predict_files
     from cardiac_autoseg.inference.model import load_model
     from cardiac_autoseg.inference.predictor import flip_axes
 
@@ -60,9 +61,10 @@ def _work(values: argparse.Namespace) -> int:
     if present:
         print(f"{len(present)} of {len(outputs)} files have an output in {output}: skipped (redo them with --overwrite)")
     todo = {source: target for source, target in outputs.items() if source not in present}
+    bundle = find_bundle(_workspace(values.workspace), values.model)
+    claim_folder(output, read_bundle(bundle), values.fast, resuming=bool(present))
     if not todo:
         return common.OK
-    bundle = find_bundle(_workspace(values.workspace), values.model)
     model = load_model(bundle, values.device, values.fast)
     images = len(flip_axes(model.flips))
     print(

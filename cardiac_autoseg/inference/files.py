@@ -12,10 +12,11 @@ from time import perf_counter
 
 import numpy as np
 
+from cardiac_autoseg.bundle import Bundle
 from cardiac_autoseg.data.header import SUFFIXES, is_nifti, stem
 from cardiac_autoseg.data.volume import Cine, Geometry, Volume, count_frames, read_cine, read_volume, write_labels
 from cardiac_autoseg.errors import UserError
-from cardiac_autoseg.files import atomic_path
+from cardiac_autoseg.files import atomic_path, hash_json, read_json, write_json
 from cardiac_autoseg.inference.model import Model
 from cardiac_autoseg.inference.predictor import Prediction
 from cardiac_autoseg.workspace import Workspace
@@ -80,6 +81,24 @@ def plan_outputs(inputs: Sequence[Path], folder: Path) -> dict[Path, Path]:
 def done(output: Path, save_probabilities: bool) -> bool:
     """Whether everything that is to be written for an input is there."""
     return output.exists() and (not save_probabilities or _probabilities(output).exists())
+
+
+def claim_folder(folder: Path, bundle: Bundle, fast: bool, resuming: bool) -> None:
+    """Note in ``folder`` which model predicts into it, in ``prediction.json``.
+
+    Raises :class:`UserError` if outputs of another model are there to be taken for this one's (``resuming``).
+    """
+    record = folder / "prediction.json"
+    model = hash_json([[member.sha256 for member in bundle.members], bundle.postprocessing, bundle.flips, fast])
+    if resuming and record.is_file():
+        before = read_json(record, "Give another folder with -o, or --overwrite.")
+        if before.get("model_hash") != model:
+            other = f"{before.get('bundle')}{', --fast' if before.get('fast') else ''}, made {before.get('created')}"
+            raise UserError(
+                f"{folder} holds predictions of another model ({other}): give another folder with -o, or redo them with"
+                " --overwrite"
+            )
+    write_json(record, {"bundle": bundle.name, "created": bundle.created, "fast": fast, "model_hash": model})
 
 
 def _probabilities(output: Path) -> Path:

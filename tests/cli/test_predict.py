@@ -84,7 +84,7 @@ def test_folder_of_3d_and_4d_files(tmp_path: Path, bundle: Path, capsys: pytest.
     }
     out = tmp_path / "out"
     assert main(["-i", str(tmp_path / "in"), "-o", str(out), "--model", str(bundle), "--device", "cpu"]) == 0
-    assert sorted(path.name for path in out.iterdir()) == ["a.nii.gz", "b.1.nii.gz"]
+    assert sorted(path.name for path in out.glob("*.n*")) == ["a.nii.gz", "b.1.nii.gz"]
     model = load_model(bundle, device="cpu")
     for name, image in images.items():
         labels = sitk.ReadImage(str(out / f"{name}.nii.gz"))
@@ -106,7 +106,7 @@ def test_bad_files_are_skipped_and_named(tmp_path: Path, bundle: Path, capsys: p
     (tmp_path / "in" / "c.nii.gz").write_bytes(whole[: len(whole) // 2])
     write_image(tmp_path / "in" / "d.nii.gz", 2, 20, 20)
     assert main(["-i", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--model", str(bundle)]) == 1
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.nii.gz", "d.nii.gz"]
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.nii.gz")) == ["a.nii.gz", "d.nii.gz"]
     captured = capsys.readouterr()
     assert "b.nii.gz: FAILED" in captured.err
     assert "c.nii.gz: FAILED" in captured.err
@@ -127,6 +127,9 @@ def test_finished_files_are_not_predicted_again(tmp_path: Path, bundle: Path, ca
     assert "1 of 2 files have an output" in capsys.readouterr().out
     assert (tmp_path / "out" / "a.nii.gz").read_bytes() == b"kept"
     assert (tmp_path / "out" / "b.nii.gz").exists()
+    assert main([*arguments, "--fast"]) == 2
+    assert "predictions of another model" in capsys.readouterr().err
+    assert (tmp_path / "out" / "a.nii.gz").read_bytes() == b"kept"
     assert main([*arguments, "--overwrite"]) == 0
     assert len((tmp_path / "out" / "a.nii.gz").read_bytes()) == len(first)
 
@@ -156,7 +159,7 @@ def test_glob_and_names_in_a_workspace(tmp_path: Path, bundle: Path, capsys: pyt
     (workspace / "dataset.json").write_text(json.dumps({"format_version": 1}))
     base = ["-w", str(workspace), "-o", str(tmp_path / "out"), "-i"]
     assert main([*base, str(tmp_path / "in" / "**" / "*_cine.nii.gz")]) == 0
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["one_cine.nii.gz", "two_cine.nii.gz"]
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.n*")) == ["one_cine.nii.gz", "two_cine.nii.gz"]
     assert main([*base, str(tmp_path / "in" / "*" / "other.nii.gz")]) == 2
     assert "would both be written to" in capsys.readouterr().err
     assert main([*base, str(tmp_path / "in" / "nothing*")]) == 2
@@ -199,7 +202,7 @@ def test_hidden_files_are_no_inputs(tmp_path: Path, bundle: Path) -> None:
     (tmp_path / "in" / "._a.nii.gz").write_bytes(b"\0" * 100)
     for given in ("in", "in/*.nii.gz", "in/.*"):
         main(["-i", str(tmp_path / given), "-o", str(tmp_path / "out"), "--model", str(bundle), "--device", "cpu"])
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.nii.gz"]
+    assert [path.name for path in (tmp_path / "out").glob("*.n*")] == ["a.nii.gz"]
 
 
 def test_nothing_predicted_is_exit_code_2(tmp_path: Path, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
