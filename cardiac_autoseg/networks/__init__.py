@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from cardiac_autoseg.networks.attention_unet import AttentionUNet
+from cardiac_autoseg.networks.attention_unet import attention_unet
 from cardiac_autoseg.networks.enet import ENet
 from cardiac_autoseg.networks.unet import UNet
 from planning.plan import ENetShape, Plan
@@ -19,4 +19,4 @@ def build_network(plan: Plan) -> nn.Module:
     classes = len(plan.classes)
     if isinstance(plan.network, ENetShape):
         return ENet(plan.network, 1, classes)
-    return {"unet": UNet, "attention_unet": AttentionUNet}[plan.architecture](plan.network, 1, classes)
+    return {"unet": UNet, "attention_unet": attention_unet}[plan.architecture](plan.network, 1, classes)

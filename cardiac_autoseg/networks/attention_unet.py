@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cardiac_autoseg.networks.blocks import encode, encoder, initialise, stage
+from cardiac_autoseg.networks.unet import UNet
 from planning.plan import UNetShape
 
 
@@ -31,29 +31,6 @@ class AttentionGate(nn.Module):
         return self.out(skip * alpha)
 
 
-class AttentionUNet(nn.Module):
+def attention_unet(shape: UNetShape, channels: int, classes: int) -> UNet:
     """U-Net whose skips pass an attention gate driven by the decoder's coarser level."""
-
-    def __init__(self, shape: UNetShape, channels: int, classes: int) -> None:
-        super().__init__()
-        widths, strides = shape.widths, shape.strides
-        self.encoder = encoder(channels, widths, strides, shape.convolutions)
-        levels = range(len(widths) - 2, -1, -1)
-        self.gates = nn.ModuleList(AttentionGate(widths[i], widths[i + 1], strides[i + 1]) for i in levels)
-        self.up = nn.ModuleList(
-            nn.ConvTranspose2d(widths[i + 1], widths[i], strides[i + 1], stride=strides[i + 1]) for i in levels
-        )
-        self.decoder = nn.ModuleList(stage(2 * widths[i], widths[i], shape.convolutions) for i in levels)
-        self.heads = nn.ModuleList(nn.Conv2d(widths[i], classes, 1) for i in range(1 + shape.deep_supervision))
-        initialise(self)
-
-    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
-        """x (B, 1, H, W) -> logits (B, C, H, W); in training mode a list, full resolution first."""
-        *skips, x = encode(self.encoder, x)
-        outputs = []
-        steps = zip(self.gates, self.up, self.decoder, range(len(skips) - 1, -1, -1), strict=True)
-        for gate, up, merge, level in steps:
-            x = merge(torch.cat((up(x), gate(skips[level], x)), dim=1))
-            if level < len(self.heads) and (self.training or level == 0):
-                outputs.append(self.heads[level](x))
-        return outputs[::-1] if self.training else outputs[0]
+    return UNet(shape, channels, classes, AttentionGate)

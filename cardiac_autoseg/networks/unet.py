@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from cardiac_autoseg.networks.blocks import encode, encoder, initialise, stage
 from planning.plan import UNetShape
 
+Gate = Callable[[int, int, tuple[int, int]], nn.Module]
+"""Makes what filters a skip, from the widths of skip and coarser level and the stride between them."""
+
 
 class UNet(nn.Module):
-    """Encoder, transposed-convolution decoder with skips, one head for each supervised resolution."""
+    """Encoder, transposed-convolution decoder with skips, one head for each supervised resolution.
 
-    def __init__(self, shape: UNetShape, channels: int, classes: int) -> None:
+    With ``gate``, every skip passes a module made by it, which also sees the decoder's coarser level.
+    """
+
+    def __init__(self, shape: UNetShape, channels: int, classes: int, gate: Gate | None = None) -> None:
         super().__init__()
         widths, strides = shape.widths, shape.strides
         self.encoder = encoder(channels, widths, strides, shape.convolutions)
         levels = range(len(widths) - 2, -1, -1)
+        self.gates = nn.ModuleList(gate(widths[i], widths[i + 1], strides[i + 1]) for i in levels) if gate else None
         self.up = nn.ModuleList(
             nn.ConvTranspose2d(widths[i + 1], widths[i], strides[i + 1], stride=strides[i + 1]) for i in levels
         )
@@ -29,8 +38,10 @@ class UNet(nn.Module):
         """x (B, 1, H, W) -> logits (B, C, H, W); in training mode a list, full resolution first."""
         *skips, x = encode(self.encoder, x)
         outputs = []
-        for up, merge, level in zip(self.up, self.decoder, range(len(skips) - 1, -1, -1), strict=True):
-            x = merge(torch.cat((up(x), skips[level]), dim=1))
+        for number, (up, merge) in enumerate(zip(self.up, self.decoder, strict=True)):
+            level = len(skips) - 1 - number
+            skip = skips[level] if self.gates is None else self.gates[number](skips[level], x)
+            x = merge(torch.cat((up(x), skip), dim=1))
             if level < len(self.heads) and (self.training or level == 0):
                 outputs.append(self.heads[level](x))
         return outputs[::-1] if self.training else outputs[0]

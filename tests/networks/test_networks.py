@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cardiac_autoseg.networks.attention_unet import AttentionGate, AttentionUNet
+from cardiac_autoseg.networks.attention_unet import AttentionGate, attention_unet
 from cardiac_autoseg.networks.enet import Bottleneck, DownBottleneck, ENet, UpBottleneck
 from cardiac_autoseg.networks.unet import UNet
 from planning.plan import ENetShape, UNetShape
@@ -20,7 +20,7 @@ ENET = ENetShape(widths=(16, 64, 128), stage1=4, stages=2, dilations=(2, 4, 8, 1
 
 def networks() -> dict[str, nn.Module]:
     torch.manual_seed(0)
-    return {"unet": UNet(UNET, 1, 4), "attention_unet": AttentionUNet(UNET, 1, 4), "enet": ENet(ENET, 1, 4)}
+    return {"unet": UNet(UNET, 1, 4), "attention_unet": attention_unet(UNET, 1, 4), "enet": ENet(ENET, 1, 4)}
 
 
 def randomise_statistics(network: nn.Module) -> None:
