@@ -13,14 +13,14 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from cardiac_autoseg.networks.attention_unet import attention_unet
+from cardiac_autoseg.networks.attention_unet import attention_unet as gated_unet
 from cardiac_autoseg.networks.enet import ENet
 from cardiac_autoseg.networks.unet import UNet
 from cardiac_autoseg.training.losses import LOSSES, deep_supervision
 from planning import attention_unet, enet, topology, unet
 
 RULES: dict[str, ModuleType] = {"unet": unet, "attention_unet": attention_unet, "enet": enet}
-BUILDERS: dict[str, Callable[..., nn.Module]] = {"unet": UNet, "attention_unet": attention_unet, "enet": ENet}
+BUILDERS: dict[str, Callable[..., nn.Module]] = {"unet": UNet, "attention_unet": gated_unet, "enet": ENet}
 CLASSES = 4
 
 
