@@ -83,7 +83,7 @@ def test_acdc_like_data_get_the_expected_plans() -> None:
     assert gpu.patch == (256, 224), "nnU-Net's patch for these data"
     assert isinstance(cpu.network, UNetShape)
     assert len(cpu.network.strides) == 5
-    assert cpu.spacing == gpu.spacing == (1.55, 1.55)
+    assert cpu.spacing == gpu.spacing == (1.5625, 1.5625), "the median itself"
     assert gpu.network.widths[0] == 32
     assert gpu.network.widths[-1] == 512
 

@@ -102,7 +102,7 @@ def test_draws_have_the_policys_probabilities_and_ranges() -> None:
     for name in ("scale", "contrast", "gamma"):
         drawn = getattr(p, name)
         assert (drawn[drawn != 1] < 1).float().mean() == pytest.approx(0.5, abs=0.02)
-    assert torch.rad2deg(p.angle).abs().max() == pytest.approx(30, abs=0.1)
+    assert torch.rad2deg(p.angle).abs().max() == pytest.approx(policy.rotation[1], abs=0.1)
     assert (p.angle != 0).float().mean() == pytest.approx(0.7, abs=0.015)
     assert p.shift.abs().max() == pytest.approx(0.2, abs=0.001)
     assert p.mirror.float().mean(0).tolist() == pytest.approx([0.3, 0.8], abs=0.015)
