@@ -1,8 +1,8 @@
 """ENet (Paszke 2016, arXiv 1606.02147): initial block and bottlenecks, its depth and dilations taken from the plan.
 
-Departures: leaky ReLU with PReLU's initial slope instead of PReLU, whose CPU kernels take a third of the training
-time (benchmarks/results/networks.md); no spatial dropout, as augmentation regularises enough on data sets of this size;
-the max-unpooling of the decoder is done in float32, which CPU kernels need.
+Departures: leaky ReLU with PReLU's initial slope, as PReLU's CPU kernels nearly halve the speed of training
+(benchmarks/results/networks.md); no spatial dropout, as augmentation regularises enough on data sets of this size; the
+max-unpooling of the decoder is done in float32, which CPU kernels need.
 """
 
 from __future__ import annotations

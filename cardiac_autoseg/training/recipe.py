@@ -1,4 +1,8 @@
-"""The recipe: one per release. Its numbers come from the experiments in benchmarks/results/recipe.md."""
+"""The recipe: one per release.
+
+Mirroring, rotation, learning rate and the share of patches away from the heart were tried (benchmarks/results/recipe.md);
+the other numbers are customary ones that were not tuned.
+"""
 
 from __future__ import annotations
 
