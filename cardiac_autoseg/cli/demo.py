@@ -10,7 +10,7 @@ from pathlib import Path
 from cardiac_autoseg.cli import common
 
 SUBJECTS, TEST_SUBJECTS = 20, 2
-GFLOPS, STEPS = "0.4", {"unet": "600", "enet": "260"}
+GFLOPS, STEPS = "0.4", {"unet": "800", "enet": "300"}
 RUNS = (
     ("unet", "0", "expert"),
     ("unet", "1", "expert"),
