@@ -50,6 +50,18 @@ def write_json(path: Path, values: Any) -> None:
     write_text(path, json.dumps(values, indent=1, default=_plain) + "\n")
 
 
+def write_json_if_changed(path: Path, values: Any) -> bool:
+    """Write JSON only where the file holds something else, so that its time tells when it last changed; True if written."""
+    if path.is_file():
+        try:
+            if hash_json(read_json(path)) == hash_json(values):
+                return False
+        except UserError:
+            pass  # broken: written anew
+    write_json(path, values)
+    return True
+
+
 def read_json(path: Path, remedy: str = "") -> Any:
     """Read a JSON file; raises :class:`UserError` naming the file, and ``remedy``, when that fails."""
     try:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cardiac_autoseg.cli import common
+from planning.plan import ARCHITECTURES
 
 if TYPE_CHECKING:
     from cardiac_autoseg.workspace import Workspace
 
-ARCHITECTURES = ("unet", "attention_unet", "enet")
 STAGES = ("fingerprint", "plan", "preprocess")
 
 

@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from cardiac_autoseg.cli import common
+from planning.plan import ARCHITECTURES
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The options of ``cas_train``."""
     parser = common.make_parser("Train one fold of one architecture for one annotation source; the same command resumes it.")
-    parser.add_argument("architecture", choices=("unet", "attention_unet", "enet"), help="architecture")
+    parser.add_argument("architecture", choices=ARCHITECTURES, help="architecture")
     parser.add_argument(
         "fold", choices=("0", "1", "2", "3", "4", "all"), help="fold to validate on, or all: train on everything"
     )

@@ -49,13 +49,6 @@ def recognise(path: Path) -> str:
     raise UserError(f"{path} has no layout that is known here. Looked for:{listed}")
 
 
-def import_dataset(
-    layout: str, source: Path, workspace: Workspace, gt: str, name: str | None, report: Callable[[str], None]
-) -> Dataset:
-    """Import a data set, check it and write ``dataset.json``: :func:`import_and_check` for those who want only the index."""
-    return import_and_check(layout, source, workspace, gt, name, report).dataset
-
-
 def shares_images(workspace: Workspace, source: Path, gt: str) -> bool:
     """Whether ``source`` has any image of the workspace's index; no voxel is read.
 

@@ -16,7 +16,7 @@ from cardiac_autoseg.data.header import verify
 from cardiac_autoseg.errors import UserError
 from cardiac_autoseg.files import atomic_path
 
-# SimpleITK calls reading in several threads unstable, and rightly: it aborts the process once in some thousand files. The
+# SimpleITK calls reading in several threads unstable, and rightly: it was seen to abort the process. The
 # check of the file and the work on its voxels run in parallel, ITK's part of reading and writing does not.
 _ITK = threading.Lock()
 

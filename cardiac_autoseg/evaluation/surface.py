@@ -61,7 +61,7 @@ def pooled_distances(first: Mask, second: Mask, spacing: tuple[float, float, flo
     """All directed distances in mm between two sets of surface voxels (Z, Y, X), both not empty, of both directions.
 
     A k-d tree, not a distance transform: on good predictions the two are equally fast, but the cost of the transform grows
-    with the bounding box, so that one stray voxel in a corner makes it four times slower.
+    with the bounding box, so that one stray voxel in a corner makes it several times slower.
     """
     common = int(np.count_nonzero(first & second))
     return np.concatenate(

@@ -44,7 +44,7 @@ def largest_heart(labels: Labels, values: Mapping[str, int]) -> Labels:
 
 def _largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """The largest component of a mask (Z, Y, X) that is not empty; of equals the first."""
-    # acvl_utils' own function for this takes time with the square of the number of components: minutes on speckle.
+    # acvl_utils' own function for this takes time with the square of the number of components, too slow on speckle.
     components, count = cc3d_label_with_component_sizes(mask, CONNECTIVITY)
     return components == max(count, key=lambda number: count[number])
 

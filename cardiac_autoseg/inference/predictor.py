@@ -143,24 +143,8 @@ def probabilities_to_labels(probabilities: Tensor, size: tuple[int, int]) -> Ten
 
 def likeliest(probabilities: Tensor) -> Tensor:
     """The class of the largest value: (C, Z, Y, X) to (Z, Y, X) uint8."""
-    # On CPUs max is eight times as fast as argmax.
+    # On CPUs max is much faster than argmax.
     return probabilities.max(0).indices.to(torch.uint8)
-
-
-def predict_case(
-    networks: Sequence[nn.Module],
-    plan: Plan,
-    array: NDArray[np.generic],
-    spacing: tuple[float, float, float],
-    *,
-    flips: bool | Sequence[int] = False,
-    device: torch.device | str = "cpu",
-) -> NDArray[np.uint8]:
-    """Segment one raw image with networks of one plan: labels uint8 on the image's grid.
-
-    ``array`` is (Z, Y, X) or (T, Z, Y, X) in any intensity unit, ``spacing`` (z, y, x) in mm.
-    """
-    return predict([Group(plan, tuple(networks))], array, spacing, flips=flips, device=device).labels
 
 
 @torch.inference_mode()

@@ -5,13 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 from cardiac_autoseg.data.index import Case, Dataset
 from cardiac_autoseg.data.load import load_image, load_labels, require_same_geometry
 from cardiac_autoseg.errors import UserError
-from cardiac_autoseg.files import hash_json, read_json, write_json
+from cardiac_autoseg.files import hash_json, read_json, write_json, write_json_if_changed
 from cardiac_autoseg.preprocessing.identity import FileHashes
 from cardiac_autoseg.preprocessing.store import Grid, in_threads
 from cardiac_autoseg.workspace import Workspace
@@ -63,17 +61,16 @@ def update_fingerprint(
             measurements.append(measurement)
             measured += new
         progress(number, len(dataset.cases))
+    hashes.save()
     if failed and workspace.fingerprint.is_file():
         before = load_fingerprint(workspace)
         if any(case.case_id in failed for case in before.cases):
-            hashes.save()
             return before, measured, failed
     if not measurements:
         raise UserError("no case could be measured:\n  " + "\n  ".join(failed.values()))
-    hashes.save()
     subjects = {case.id: case.subject for case in dataset.cases}
     fingerprint = build_fingerprint(dataset.name, dataset.classes, measurements, subjects, hash_json(keys))
-    _write_if_changed(workspace.fingerprint, fingerprint.to_json())
+    write_json_if_changed(workspace.fingerprint, fingerprint.to_json())
     return fingerprint, measured, failed
 
 
@@ -139,7 +136,7 @@ def update_plans(
         except ValueError as error:
             raise UserError(f"{architecture}: {error}") from error
         plans[architecture] = plan
-        if _write_if_changed(workspace.plan(architecture), plan.to_json()):
+        if write_json_if_changed(workspace.plan(architecture), plan.to_json()):
             written.append(architecture)
     return plans, written
 
@@ -183,15 +180,3 @@ def shared_grid(plans: dict[str, Plan]) -> Grid:
             "the plans disagree about spacing or normalisation, but share one store: plan all architectures together"
         )
     return grids.pop()
-
-
-def _write_if_changed(path: Path, values: Any) -> bool:
-    """Write JSON only where the file holds something else, so that its time tells when it last changed."""
-    if path.is_file():
-        try:
-            if hash_json(read_json(path)) == hash_json(values):
-                return False
-        except UserError:
-            pass  # broken: written anew
-    write_json(path, values)
-    return True

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from cardiac_autoseg.data.index import Case, Dataset
 from cardiac_autoseg.data.load import load_image, load_labels, require_same_geometry
 from cardiac_autoseg.errors import UserError
-from cardiac_autoseg.files import atomic_path, hash_json, read_json, write_json
+from cardiac_autoseg.files import atomic_path, hash_json, read_json, write_json, write_json_if_changed
 from cardiac_autoseg.preprocessing.identity import FileHashes
 from cardiac_autoseg.preprocessing.normalise import normalise
 from cardiac_autoseg.preprocessing.resample import resize_images, resize_labels, target_size
@@ -126,6 +126,12 @@ def label_path(workspace: Workspace, case_id: str, source: str) -> Path:
     return workspace.preprocessed / "labels" / source / f"{case_id}.npy"
 
 
+def save_array(path: Path, array: NDArray[Any]) -> None:
+    """Write an array as ``.npy``, atomically."""
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+        np.save(stream, array)
+
+
 def preprocess(
     workspace: Workspace,
     dataset: Dataset,
@@ -161,9 +167,7 @@ def preprocess(
         "clip_percentiles": grid.clip_percentiles,
         "cases": {case: entries[case] for case in sorted(entries)},
     }
-    path = workspace.preprocessed / "index.json"
-    if made or not path.is_file() or hash_json(read_json(path)) != hash_json(index):
-        write_json(path, index)
+    write_json_if_changed(workspace.preprocessed / "index.json", index)
     return Outcome(made, kept, failed)
 
 
@@ -227,8 +231,7 @@ def _preprocess_case(
                 require_same_geometry(image, labels, case)
                 array = resize_labels(torch.from_numpy(labels.array), len(dataset.labels), size).numpy()
                 extra = {}
-            with atomic_path(paths[source]) as temporary, temporary.open("wb") as stream:
-                np.save(stream, array)
+            save_array(paths[source], array)
             write_json(paths[source].with_suffix(".json"), {"key": keys[source], **extra})
     about = read_json(paths[None].with_suffix(".json"))
     entry = {

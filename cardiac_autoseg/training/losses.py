@@ -80,7 +80,7 @@ def boundary(logits: Tensor, target: Tensor, progress: float = 0.0) -> Tensor:
 
     (1 - a) ce_dice + a * mean of p * d over foreground classes and pixels, where d is the signed distance in pixels
     (:func:`signed_distance`) and the weight a rises with ``progress`` (the paper's "rebalance" schedule) between
-    the ends of BOUNDARY_WEIGHT. The distance maps are computed on the CPU, 1 to 2 ms a slice of 128 x 128.
+    the ends of BOUNDARY_WEIGHT. The distance maps are computed on the CPU.
     """
     start, end = BOUNDARY_WEIGHT
     weight = start + (end - start) * min(max(progress, 0.0), 1.0)
@@ -109,11 +109,6 @@ LOSSES: dict[str, Loss] = {
     "boundary": boundary,
     "gce": gce,
 }
-
-
-def loss_names() -> tuple[str, ...]:
-    """The names of all losses."""
-    return tuple(LOSSES)
 
 
 def deep_supervision(loss: Loss, logits: Sequence[Tensor], target: Tensor, progress: float) -> Tensor:

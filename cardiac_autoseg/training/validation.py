@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -14,9 +13,8 @@ from cardiac_autoseg.data.index import Dataset
 from cardiac_autoseg.data.load import load_image
 from cardiac_autoseg.data.volume import write_labels
 from cardiac_autoseg.evaluation.evaluate import evaluate_files, write_evaluation
-from cardiac_autoseg.files import atomic_path
 from cardiac_autoseg.inference.predictor import predict_probabilities, probabilities_to_labels
-from cardiac_autoseg.preprocessing.store import PreprocessedStore
+from cardiac_autoseg.preprocessing.store import PreprocessedStore, save_array
 from cardiac_autoseg.workspace import Workspace
 from planning.plan import Plan
 
@@ -39,7 +37,8 @@ def validate(
 
     None without validation patients, or when ``stop`` was set on the way.
     """
-    chosen = [case for case in dataset.cases if case.id in set(cases)]
+    wanted = set(cases)
+    chosen = [case for case in dataset.cases if case.id in wanted]
     target = folder / "validation"
     predictions: dict[str, Path] = {}
     for number, case in enumerate(chosen, start=1):
@@ -52,8 +51,7 @@ def validate(
         labels = probabilities_to_labels(probabilities, (y, x))
         predictions[case.id] = target / f"{case.id}.nii.gz"
         write_labels(predictions[case.id], labels.cpu().numpy(), original.geometry)
-        with atomic_path(target / "probabilities" / f"{case.id}.npy") as temporary, temporary.open("wb") as stream:
-            np.save(stream, probabilities.half().cpu().numpy())
+        save_array(target / "probabilities" / f"{case.id}.npy", probabilities.half().cpu().numpy())
         if number % 20 == 0 or number == len(chosen):
             report(f"validation: {number} of {len(chosen)} cases predicted")
     scored = {case.id: predictions[case.id] for case in chosen if reference in case.labels}

@@ -14,7 +14,7 @@ import pytest
 
 from cardiac_autoseg.data.acdc import import_acdc
 from cardiac_autoseg.data.folder import import_folder
-from cardiac_autoseg.data.importers import IMPORTERS, add_source, import_and_check, import_dataset, recognise
+from cardiac_autoseg.data.importers import IMPORTERS, add_source, import_and_check, recognise
 from cardiac_autoseg.data.index import Case, Dataset, load_dataset
 from cardiac_autoseg.data.load import load_image, load_labels
 from cardiac_autoseg.data.mnms import import_mnms
@@ -108,7 +108,7 @@ def test_mnms_subject_without_a_row_is_left_out(mnms_like: Path, workspace: Work
 def test_nnunet_with_a_second_source(nnunet_like: Path, workspace: Workspace, messages: list[str], report: Report) -> None:
     # macOS leaves such files beside the others.
     (nnunet_like / "imagesTr" / "._patient001_frame01_0000.nii.gz").write_bytes(b"\0" * 100)
-    dataset = import_dataset("nnunet", nnunet_like, workspace, "expert", "my name", report)
+    dataset = import_and_check("nnunet", nnunet_like, workspace, "expert", "my name", report).dataset
     assert len(dataset.cases) == 4
     assert not any("LEFT OUT" in message for message in messages)
     assert dataset.name == "my name"
@@ -170,7 +170,7 @@ def test_recognise(
 
 
 def test_images_stay_where_they_are(acdc_like: Path, workspace: Workspace, report: Report) -> None:
-    import_dataset("auto", acdc_like, workspace, "expert", None, report)
+    import_and_check("auto", acdc_like, workspace, "expert", None, report)
     assert [path.name for path in workspace.root.iterdir()] == ["dataset.json"]
     loaded = load_dataset(workspace.dataset)
     assert all(Path(case.image).is_absolute() for case in loaded.cases)
@@ -181,7 +181,7 @@ def test_images_stay_where_they_are(acdc_like: Path, workspace: Workspace, repor
 
 @pytest.fixture
 def imported(acdc_like: Path, workspace: Workspace) -> Dataset:
-    return import_dataset("acdc", acdc_like, workspace, "expert", None, lambda _: None)
+    return import_and_check("acdc", acdc_like, workspace, "expert", None, lambda _: None).dataset
 
 
 def test_add_source_that_covers_some_cases(imported: Dataset, workspace: Workspace, tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ def test_a_source_can_grow_and_survives_a_new_import(
         add_source(workspace, "student", folder, lambda _: None)
         assert len(load_dataset(workspace.dataset).labelled("student")) == count
     before = load_dataset(workspace.dataset)
-    import_dataset("acdc", acdc_like, workspace, "expert", None, lambda _: None)
+    import_and_check("acdc", acdc_like, workspace, "expert", None, lambda _: None)
     assert load_dataset(workspace.dataset) == before
     with pytest.raises(UserError, match="labels from elsewhere"):
         add_source(workspace, "expert", folder, lambda _: None)
@@ -232,12 +232,12 @@ def test_a_workspace_of_another_data_set_is_not_overwritten(
     imported: Dataset, workspace: Workspace, folder_like: Path
 ) -> None:
     with pytest.raises(UserError, match="another data set"):
-        import_dataset("folder", folder_like, workspace, "expert", None, lambda _: None)
+        import_and_check("folder", folder_like, workspace, "expert", None, lambda _: None)
     assert load_dataset(workspace.dataset) == imported
 
 
 def test_add_source_with_4d_files_of_the_whole_cine(mnms_like: Path, workspace: Workspace, tmp_path: Path) -> None:
-    import_dataset("mnms", mnms_like, workspace, "expert", None, lambda _: None)
+    import_and_check("mnms", mnms_like, workspace, "expert", None, lambda _: None)
     write_labels(tmp_path / "reader" / "A1B2C3_sa_gt.nii.gz", np.stack([heart(k) for k in (1, 2, 3, 1)]), GEOMETRY)
     write_labels(tmp_path / "reader" / "D4E5F6_ED.nii.gz", heart(2), GEOMETRY)
     dataset = add_source(workspace, "reader", tmp_path / "reader", lambda _: None).dataset
@@ -309,7 +309,7 @@ def test_a_folder_that_may_not_be_read_is_a_user_error(imported: Dataset, worksp
         with pytest.raises(UserError, match="permissions"):
             recognise(tmp_path / "acdc_like")
         with pytest.raises(UserError, match="permissions"):
-            import_dataset("acdc", tmp_path / "acdc_like", workspace, "expert", None, lambda _: None)
+            import_and_check("acdc", tmp_path / "acdc_like", workspace, "expert", None, lambda _: None)
     finally:
         os.seteuid(0)
     assert load_dataset(workspace.dataset) == imported

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 import cardiac_autoseg.inference.predictor as predictor
-from cardiac_autoseg.inference.predictor import Group, flip_axes, predict, predict_case, predict_probabilities
+from cardiac_autoseg.inference.predictor import Group, flip_axes, predict, predict_probabilities
 from cardiac_autoseg.preprocessing.normalise import normalise
 from planning.plan import Plan
 
@@ -92,7 +92,7 @@ def test_bfloat16_is_close(make_plan: MakePlan, make_network: MakeNetwork) -> No
 @pytest.mark.parametrize("shape", [(3, 40, 33), (1, 1, 1), (2, 7, 64)])
 def test_labels_have_the_grid_of_the_image(make_plan: MakePlan, make_network: MakeNetwork, shape: tuple[int, ...]) -> None:
     plan = make_plan()
-    labels = predict_case([make_network(plan, 0)], plan, image(*shape), SPACING, flips=True)
+    labels = predict([Group(plan, (make_network(plan, 0),))], image(*shape), SPACING, flips=True).labels
     assert labels.shape == shape
     assert labels.dtype == np.uint8
     assert labels.max() < 4
@@ -102,10 +102,10 @@ def test_cine_is_its_frames(make_plan: MakePlan, make_network: MakeNetwork) -> N
     plan = make_plan()
     networks = [make_network(plan, 0)]
     cine = image(3, 4, 26, 30)
-    whole = predict_case(networks, plan, cine, SPACING)
+    whole = predict([Group(plan, tuple(networks))], cine, SPACING).labels
     assert whole.shape == cine.shape
     for frame, labels in zip(cine, whole, strict=True):
-        np.testing.assert_array_equal(predict_case(networks, plan, frame, SPACING), labels)
+        np.testing.assert_array_equal(predict([Group(plan, tuple(networks))], frame, SPACING).labels, labels)
 
 
 def test_chunks_change_nothing(make_plan: MakePlan, make_network: MakeNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
