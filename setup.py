@@ -7,11 +7,15 @@ from setuptools import find_packages, setup
 COMMANDS = (
     "import",
     "plan_and_preprocess",
+    "simulate_annotator",
+    "annotators",
     "train",
+    "run",
     "status",
     "ensemble",
     "predict",
     "evaluate",
+    "compare",
     "report",
     "demo",
 )
@@ -25,7 +29,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["cardiac_autoseg", "cardiac_autoseg.*", "planning", "planning.*"]),
-    package_data={"cardiac_autoseg": ["py.typed", "report/*.html"]},
+    package_data={"cardiac_autoseg": ["py.typed", "report/*.html", "annotation/profiles/*.json"]},
     install_requires=[
         "torch>=2.4,<3",
         "numpy>=1.26",
@@ -38,8 +42,9 @@ setup(
         "matplotlib>=3.8",
         "jinja2>=3.1",
         "tqdm>=4.66",
+        "statsmodels>=0.14",
     ],
-    extras_require={"test": ["pytest>=8", "ruff>=0.6", "mypy>=1.11", "medpy>=0.5", "pandas>=2"]},
+    extras_require={"test": ["pytest>=8", "ruff>=0.6", "mypy>=1.11", "medpy>=0.5", "pandas>=2", "pingouin>=0.5.5"]},
     entry_points={
         # cardiac_autoseg.cli.import_ because `import` is a keyword.
         "console_scripts": [

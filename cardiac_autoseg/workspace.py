@@ -12,7 +12,9 @@ from cardiac_autoseg.errors import UserError
 
 @dataclass(frozen=True)
 class RunKey:
-    """What identifies a training run. ``fold`` is "0" … "4" or "all"."""
+    """What identifies a training run. ``fold`` is "0" … "4" or "all"; ``gt`` names what it is trained on, as
+    :func:`cardiac_autoseg.annotation.sources.parse_gt` reads it.
+    """
 
     architecture: str
     gt: str
@@ -65,6 +67,28 @@ class Workspace:
     def model(self, name: str) -> Path:
         """The bundle called ``name``."""
         return self.root / "models" / name
+
+    def annotations(self, source: str) -> Path:
+        """Where the label files of a simulated or derived source lie."""
+        return self.root / "annotations" / source
+
+    def test(self, name: str) -> Workspace:
+        """An external test set: a workspace of its own, whose data no plan, fold or training ever sees."""
+        return Workspace(self.root / "tests" / name)
+
+    def tests(self) -> tuple[str, ...]:
+        """Names of the external test sets."""
+        return tuple(sorted(path.parent.name for path in (self.root / "tests").glob("*/dataset.json")))
+
+    @property
+    def margins(self) -> Path:
+        """The equivalence margins, declared before the first look at results."""
+        return self.root / "margins.json"
+
+    @property
+    def speeds(self) -> Path:
+        """Measured training speeds, from which the time of runs is estimated."""
+        return self.root / "speeds.json"
 
     @property
     def predictions(self) -> Path:

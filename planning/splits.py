@@ -103,3 +103,28 @@ def make_splits(subjects: Mapping[str, str | None], folds: int = FOLDS, seed: in
 
     dealt = sorted(subjects, key=key)
     return Splits(tuple(tuple(sorted(dealt[fold::folds])) for fold in range(folds)), seed)
+
+
+def subset(subjects: Mapping[str, str | None], count: int, seed: int) -> tuple[str, ...]:
+    """``count`` of the subjects, given with their group (None: no group known): stratified and nested.
+
+    The subjects of each group, shuffled, are spread evenly over 0..1, and all are taken in that order: every beginning then
+    has the groups in about their proportions (exactly, at multiples of the number of equal groups), and 5 subjects are
+    among the 10 of the same seed. As in :func:`make_splits`, only seed and names decide, not the order of ``subjects``.
+    Raises ``ValueError`` unless 1 <= ``count`` <= number of subjects.
+    """
+    if not 1 <= count <= len(subjects):
+        raise ValueError(f"{count} subjects asked for, there are {len(subjects)}")
+
+    def shuffled(name: str) -> tuple[str, str]:
+        return hashlib.sha256(f"{seed}/{name}".encode()).hexdigest(), name
+
+    members: dict[str, list[str]] = {}
+    for subject in sorted(subjects, key=shuffled):
+        members.setdefault(subjects[subject] or "", []).append(subject)
+    places = {
+        subject: ((number + 0.5) / len(group), shuffled(name))
+        for name, group in members.items()
+        for number, subject in enumerate(group)
+    }
+    return tuple(sorted(places, key=places.__getitem__)[:count])

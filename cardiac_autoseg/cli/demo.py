@@ -47,12 +47,8 @@ def _work(values: argparse.Namespace) -> int:
     _make_hearts(data, test)
 
     _call("plan_and_preprocess", str(data), "-w", heart, "--target", "cpu", "--gflops", GFLOPS)
-    _simulate(Path(heart), root / "data")
-    for source in PROFILES:
-        folder = str(root / "data" / f"labels_{source}")
-        _call(
-            "import_", "--source", f"{source}={folder}", "--simulated", "--note", f"profile {PROFILES[source]}", "-w", heart
-        )
+    for source, profile in PROFILES.items():
+        _call("simulate_annotator", profile, "--name", source, "-w", heart)
     _call("plan_and_preprocess", "-w", heart, "--target", "cpu", "--gflops", GFLOPS)
     for architecture, fold, source in RUNS:
         steps = str(values.steps or STEPS[architecture])
@@ -84,18 +80,6 @@ def _make_hearts(data: Path, test: Path) -> None:
                 partial = folder.with_name(folder.name + ".part")
                 write_acdc(partial, count, seed, cine_4d=cine, size="small")
                 partial.rename(folder)
-
-
-def _simulate(workspace: Path, target: Path) -> None:
-    """Draw the labels of the simulated non-experts."""
-    from cardiac_autoseg.annotation.simulate import PROFILES as SIMULATED
-    from cardiac_autoseg.annotation.simulate import write_source
-    from cardiac_autoseg.data.index import load_dataset
-    from cardiac_autoseg.workspace import Workspace
-
-    dataset = load_dataset(workspace / "dataset.json")
-    for seed, (source, profile) in enumerate(PROFILES.items()):
-        write_source(Workspace(workspace.resolve()), dataset, target / f"labels_{source}", SIMULATED[profile], seed=seed)
 
 
 def _compare_with_truth(test: Path, predicted: Path) -> None:

@@ -42,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def work(values: argparse.Namespace) -> int:
     """Run the stages; exit code 1 if cases were left out."""
+    from cardiac_autoseg.annotation.derived import refresh
     from cardiac_autoseg.data.index import load_dataset
     from cardiac_autoseg.preprocessing import prepare
     from cardiac_autoseg.preprocessing.store import preprocess
@@ -50,7 +51,10 @@ def work(values: argparse.Namespace) -> int:
     started = time.perf_counter()
     workspace, imported = _workspace(values)
     changed = imported is not None
-    dataset = load_dataset(workspace.dataset)
+    problems: list[str] = []
+    before = load_dataset(workspace.dataset)
+    dataset = refresh(workspace, before, print, problem=problems.append)
+    changed |= dataset != before
     failed: dict[str, str] = {}
     if "fingerprint" in values.only:
         with _Progress("fingerprint") as progress:
@@ -72,11 +76,11 @@ def work(values: argparse.Namespace) -> int:
         changed |= outcome.made > 0
         failed |= outcome.failed
         print(f"preprocessed: {outcome.made} arrays made, {outcome.kept} unchanged")
-    for case, problem in failed.items():
-        print(f"left out {case}: {problem}", file=sys.stderr)
+    for problem in (*problems, *(f"left out {case}: {reason}" for case, reason in failed.items())):
+        print(problem, file=sys.stderr)
     seconds = time.perf_counter() - started
     print(f"{workspace.root}: {'ready' if changed else 'nothing has changed, nothing done'} ({seconds:.1f} s)")
-    return common.SOME_FAILED if failed or imported else common.OK
+    return common.SOME_FAILED if failed or problems or imported else common.OK
 
 
 def _workspace(values: argparse.Namespace) -> tuple[Workspace, int | None]:

@@ -50,11 +50,14 @@ def _print_data(state: dict[str, Any]) -> None:
     dataset, done = state["dataset"], state["preprocessing"]
     print(f"workspace  {state['workspace']}")
     print(f"data set   {dataset['name']}: {dataset['cases']} cases of {dataset['subjects']} subjects")
-    sources = [
-        f"{name} ({source['cases']} cases{', SIMULATED' if source['simulated'] else ''})"
+    about = {
+        name: f"({source['cases']} cases{', SIMULATED' if source['simulated'] else ''})"
         for name, source in dataset["sources"].items()
-    ]
-    print(f"sources    {', '.join(sources) or 'none'}")
+    }
+    recipes = {name: source["derived"] for name, source in dataset["sources"].items() if source["derived"]}
+    print(f"sources    {', '.join(f'{name} {about[name]}' for name in about if name not in recipes) or 'none'}")
+    for name, recipe in recipes.items():
+        print(f"derived    {name} = {recipe} {about[name]}")
     print(f"plans      {', '.join(done['plans']) or 'none yet: make them with cas_plan_and_preprocess'}")
     labelled = ", ".join(f"{name} {count}" for name, count in done["sources"].items())
     store = f"{done['cases']} of {dataset['cases']} cases preprocessed{f' (labels: {labelled})' if labelled else ''}"

@@ -125,6 +125,8 @@ def add_source(
         before = workspace.resolve(case.labels[name].path).resolve() if name in case.labels else None
         if before and before not in targets and not before.is_relative_to(root):
             raise UserError(f"this workspace has a source {name!r} already, with labels from elsewhere: choose another name")
+    if name in dataset.sources and dataset.sources[name].derived:
+        raise UserError(f"{name} is derived in this workspace, as {dataset.sources[name].derived}: choose another name")
     description = directory.parent / "dataset.json"
     if directory.name.startswith("labelsTr") and nnunet.matches(directory.parent):
         values = class_values(nnunet.read_description(description)["labels"], description)
@@ -163,6 +165,12 @@ def _keep_added(workspace: Workspace, dataset: Dataset, report: Callable[[str], 
             f" {workspace.dataset} to start afresh"
         )
     added = {name: source for name, source in old.sources.items() if name not in dataset.sources}
+    for name in old.sources.keys() & dataset.sources.keys():
+        if old.sources[name].derived:
+            raise UserError(
+                f"{name} is derived in this workspace, as {old.sources[name].derived}, but the data set has a source of that"
+                " name: name the data set's with --gt or rename its folder, or import into another workspace"
+            )
     cases = []
     for case in dataset.cases:
         labels = before[case.id].labels if case.id in before else {}
@@ -176,8 +184,20 @@ def _keep_added(workspace: Workspace, dataset: Dataset, report: Callable[[str], 
 def _finish(
     workspace: Workspace, dataset: Dataset, skipped: list[str], report: Callable[[str], None], verbose: bool
 ) -> Checked:
-    """Check, save, and report."""
-    checked = check_dataset(workspace, dataset, report)
+    """Check, save, and report.
+
+    Derived labels are not checked, but kept as they are: they are computed from labels that were, and computed again where
+    these have changed.
+    """
+    derived = {name for name, source in dataset.sources.items() if source.derived}
+    computed = {case.id: {name: ref for name, ref in case.labels.items() if name in derived} for case in dataset.cases}
+    drawn = (
+        dataclasses.replace(case, labels={name: ref for name, ref in case.labels.items() if name not in derived})
+        for case in dataset.cases
+    )
+    checked = check_dataset(workspace, dataclasses.replace(dataset, cases=tuple(drawn)), report)
+    cases = (dataclasses.replace(case, labels=case.labels | computed[case.id]) for case in checked.dataset.cases)
+    checked = dataclasses.replace(checked, dataset=dataclasses.replace(checked.dataset, cases=tuple(cases)))
     checked = dataclasses.replace(checked, left_out=(*skipped, *checked.left_out))
     for message in checked.left_out:
         report(f"LEFT OUT  {message}")

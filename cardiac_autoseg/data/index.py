@@ -52,11 +52,16 @@ class Case:
 
 @dataclass(frozen=True)
 class Source:
-    """An annotation source: who drew the labels. ``values`` says which class each value in its files means."""
+    """An annotation source: who drew the labels. ``values`` says which class each value in its files means.
+
+    ``derived`` is the recipe of a source that is computed from others (see :mod:`cardiac_autoseg.annotation.derived`), and
+    empty for labels that somebody drew.
+    """
 
     values: dict[int, str]
     simulated: bool = False
     note: str = ""
+    derived: str = ""
 
 
 @dataclass(frozen=True)

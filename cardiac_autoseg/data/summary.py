@@ -15,7 +15,8 @@ def coverage_table(dataset: Dataset) -> str:
     for name, source in sorted(dataset.sources.items()):
         cases = dataset.labelled(name)
         share = f"{100 * len(cases) / max(len(dataset.cases), 1):.0f} %"
-        remark = "; ".join(filter(None, ("simulated" if source.simulated else "", source.note)))
+        waiting = "not computed yet" if source.derived and not cases else ""
+        remark = "; ".join(filter(None, ("simulated" if source.simulated else "", source.note, waiting)))
         rows.append(_row(name, cases, share, remark))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []

@@ -43,9 +43,11 @@ def update_fingerprint(
 ) -> tuple[Fingerprint, int, dict[str, str]]:
     """Measure the cases that are new or changed, in parallel threads, and write ``fingerprint.json`` if it changes.
 
+    Derived sources are not measured: they say nothing about the data that the labels they are made of do not.
     Returns the fingerprint, how many cases were measured, and what went wrong by case id. When a case that is in the present
     fingerprint cannot be read any more, that fingerprint is kept: a lost file must not change plans and, with them, runs.
     """
+    dataset = _drawn(dataset)
     hashes = FileHashes(workspace.preprocessed / "files.json")
     measurements: list[CaseMeasurement] = []
     keys: dict[str, str] = {}
@@ -72,6 +74,16 @@ def update_fingerprint(
     fingerprint = build_fingerprint(dataset.name, dataset.classes, measurements, subjects, hash_json(keys))
     write_json_if_changed(workspace.fingerprint, fingerprint.to_json())
     return fingerprint, measured, failed
+
+
+def _drawn(dataset: Dataset) -> Dataset:
+    """``dataset`` without derived labels."""
+    derived = {name for name, source in dataset.sources.items() if source.derived}
+    cases = (
+        dataclasses.replace(case, labels={name: ref for name, ref in case.labels.items() if name not in derived})
+        for case in dataset.cases
+    )
+    return dataclasses.replace(dataset, cases=tuple(cases)) if derived else dataset
 
 
 def _measure(workspace: Workspace, dataset: Dataset, hashes: FileHashes, case: Case) -> tuple[CaseMeasurement, str, bool]:
@@ -144,10 +156,11 @@ def update_plans(
 def update_splits(workspace: Workspace, dataset: Dataset) -> tuple[Splits, bool]:
     """Deal the subjects to folds, once: splits that hold all labelled subjects are kept, even if edited by hand.
 
-    Unless they part a person who is there under two names, who would be validated on what was trained on.
+    Unless they part a person who is there under two names, who would be validated on what was trained on. Labels that were
+    only computed do not count, where there are others: a bundle's labels of further scans must not deal the folds anew.
     Returns the splits and whether they were made anew.
     """
-    labelled = [case for case in dataset.cases if case.labels]
+    labelled = [case for case in _drawn(dataset).cases if case.labels] or [case for case in dataset.cases if case.labels]
     persons: dict[str, set[str]] = {}
     for case in labelled:
         persons.setdefault(case.person, set()).add(case.subject)

@@ -8,11 +8,10 @@ run goes on, and a change redoes what depends on it and no more.
 from __future__ import annotations
 
 import fcntl
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -158,9 +157,46 @@ def preprocess(
                 entries[case.id], new, old = result
                 made, kept = made + new, kept + old
             progress(number, len(dataset.cases))
-    if not entries:
-        raise UserError("no case could be preprocessed:\n  " + "\n  ".join(failed.values()))
-    hashes.save()
+        if not entries:
+            raise UserError("no case could be preprocessed:\n  " + "\n  ".join(failed.values()))
+        hashes.save()
+        _write_index(workspace, grid, entries)
+    return Outcome(made, kept, failed)
+
+
+def preprocess_labels(workspace: Workspace, dataset: Dataset, sources: Sequence[str], workers: int | None = None) -> Outcome:
+    """Bring only the labels of ``sources`` up to date, in a store that exists; all else in it stays, stale or not.
+
+    Cases that are not in the store are left out; so are the labels of a case whose image is not the one preprocessed.
+    """
+    hashes = FileHashes(workspace.preprocessed / "files.json")
+    failed: dict[str, str] = {}
+    made = kept = 0
+    with _alone(workspace):
+        store = PreprocessedStore(workspace)
+        for entry in store.keys.values():
+            entry["labels"] = {name: key for name, key in entry["labels"].items() if name not in sources}
+
+        def work(case: Case) -> tuple[dict[str, Any], int, int]:
+            if _image_key(workspace, store.grid, hashes, case) != store.keys[case.id]["image"]:
+                raise UserError(f"{case.image} has changed since it was preprocessed: run cas_plan_and_preprocess again")
+            wanted = {name: ref for name, ref in case.labels.items() if name in sources}
+            return _preprocess_case(workspace, dataset, store.grid, hashes, replace(case, labels=wanted))
+
+        there = [case for case in dataset.cases if case.id in store.keys and not case.labels.keys().isdisjoint(sources)]
+        for case, result in in_threads(work, there, workers):
+            if isinstance(result, UserError):
+                failed[case.id] = str(result)
+            else:
+                entry, new, old = result
+                store.keys[case.id]["labels"] |= entry["labels"]
+                made, kept = made + new, kept + old - 1  # the image is not counted
+        hashes.save()
+        _write_index(workspace, store.grid, store.keys)
+    return Outcome(made, kept, failed)
+
+
+def _write_index(workspace: Workspace, grid: Grid, entries: dict[str, dict[str, Any]]) -> None:
     index = {
         "format_version": FORMAT_VERSION,
         "spacing": grid.spacing,
@@ -168,7 +204,6 @@ def preprocess(
         "cases": {case: entries[case] for case in sorted(entries)},
     }
     write_json_if_changed(workspace.preprocessed / "index.json", index)
-    return Outcome(made, kept, failed)
 
 
 @contextmanager
@@ -197,7 +232,7 @@ def in_threads(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # one thread a case is faster than many threads on each
     try:
-        with ThreadPoolExecutor(workers or min(16, os.cpu_count() or 1)) as pool:
+        with ThreadPoolExecutor(workers or min(16, threads)) as pool:
             try:
                 yield from zip(items, pool.map(guarded, items), strict=True)
             except BaseException:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import time
@@ -10,9 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cardiac_autoseg.annotation.derived import refresh
+from cardiac_autoseg.cli import plan_and_preprocess, status
 from cardiac_autoseg.cli.import_ import main
 from cardiac_autoseg.data.index import load_dataset
+from cardiac_autoseg.data.load import load_labels
 from cardiac_autoseg.data.volume import Geometry, write_labels, write_volume
+from cardiac_autoseg.preprocessing.prepare import load_fingerprint
+from cardiac_autoseg.preprocessing.store import PreprocessedStore
+from cardiac_autoseg.workspace import Workspace
 
 GEOMETRY = Geometry((12, 12, 2), (1.5, 1.5, 8.0))
 LABELS = np.zeros((2, 12, 12), np.uint8)
@@ -52,6 +59,56 @@ def test_import_then_add_a_source(data: Path, tmp_path: Path, capsys: pytest.Cap
     assert (dataset.sources["novice"].simulated, dataset.sources["expert"].simulated) == (True, False)
 
 
+def test_derived_sources_are_declared_computed_and_preprocessed(
+    workspace_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workspace = Workspace(workspace_copy)
+    dataset = load_dataset(workspace.dataset)
+    for number, case in enumerate(dataset.cases):
+        labels = load_labels(workspace, dataset, case, "expert")
+        moved = np.roll(labels.array, 1 + number % 2, axis=2)
+        write_labels(tmp_path / "novice" / f"{case.id}.nii.gz", moved, labels.geometry)
+    fixed = [workspace.splits, *(workspace.root / "plans").iterdir()]
+    before = [path.read_bytes() for path in fixed]
+    arguments = ["--source", f"novice={tmp_path / 'novice'}", "--simulated", "-w", str(workspace_copy)]
+    recipes = {"few": "mix:expert=0.2,novice=0.8", "both": "staple:few+novice+expert"}
+    assert main([*arguments, *(word for name in recipes for word in ("--derive", f"{name}={recipes[name]}"))]) == 0
+    table = [line.split("  ")[-1].strip() for line in capsys.readouterr().out.splitlines() if line.startswith("few ")]
+    assert table[-1] == "simulated; computed: mix:expert=0.2,novice=0.8; not computed yet"
+    assert plan_and_preprocess.main(["-w", str(workspace_copy), "--target", "cpu", "--gflops", "0.5"]) == 0
+    out = capsys.readouterr().out
+    assert "of 10 persons 2 by expert (20% asked for), 8 by novice (80% asked for)" in out
+    store = PreprocessedStore(workspace)
+    assert all(store.has(case.id, name) for case in dataset.cases for name in recipes)
+    assert [path.read_bytes() for path in fixed] == before
+    assert set(load_fingerprint(workspace).coverage) == {"expert", "novice"}
+    assert plan_and_preprocess.main(["-w", str(workspace_copy), "--target", "cpu", "--gflops", "0.5"]) == 0
+    assert "nothing has changed" in capsys.readouterr().out
+    assert status.main(["-w", str(workspace_copy)]) == 0
+    assert "derived    both = staple:few+novice+expert (20 cases, SIMULATED)" in capsys.readouterr().out
+
+
+def test_importing_again_keeps_derived_sources(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    workspace = tmp_path / "workspace"
+    write_labels(tmp_path / "novice" / "a_ED.nii.gz", LABELS, GEOMETRY)
+    derive = ["--source", f"novice={tmp_path / 'novice'}", "--derive", "both=majority:novice+expert"]
+    assert main(["folder", str(data), "-w", str(workspace), *derive]) == 0
+    said = capsys.readouterr().out
+    assert "where two annotators differ" in said
+    dataset = refresh(Workspace(workspace), load_dataset(workspace / "dataset.json"), print)
+    assert [case.id for case in dataset.labelled("both")] == ["a_ED"]
+    capsys.readouterr()
+    # A computed file that is broken is no concern of the import.
+    (workspace / "annotations" / "both" / "a_ED.nii.gz").write_bytes(b"broken")
+    assert main(["folder", str(data), "-w", str(workspace)]) == 0
+    assert "kept the sources that were added before: both, novice" in capsys.readouterr().out
+    assert load_dataset(workspace / "dataset.json") == dataset
+    write_labels(data / "labels" / "both" / "b_ED.nii.gz", LABELS, GEOMETRY)
+    assert main(["folder", str(data), "-w", str(workspace)]) == 2
+    assert "both is derived in this workspace" in capsys.readouterr().err
+    assert load_dataset(workspace / "dataset.json") == dataset
+
+
 def test_both_in_one_command_and_exit_code_when_something_is_left_out(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -77,6 +134,9 @@ def test_both_in_one_command_and_exit_code_when_something_is_left_out(
         (["folder", "DATA", "-w", "WS", "--gt", "a/b"], "cannot be the name"),
         (["folder", "DATA", "-w", "WS", "--source", "x"], "NAME=DIR"),
         (["--source", "x=DATA", "-w", "WS"], "not a workspace"),
+        (["--derive", "x=staple:a+b", "-w", "WS"], "not a workspace"),
+        (["--derive", "x", "-w", "WS"], "NAME=RECIPE"),
+        (["--derive", "x=staple:a+b", "--simulated", "-w", "WS"], "as simulated as what it is made of"),
     ],
 )
 def test_mistakes_are_explained(
@@ -122,3 +182,23 @@ def test_acdc_gives_a_quiet_import(acdc: Path, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert len(load_dataset(tmp_path / "ws" / "dataset.json").labelled("expert")) == 4
+
+
+def test_an_external_test_set_is_kept_apart(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    workspace = tmp_path / "workspace"
+    assert main(["auto", str(data), "-w", str(workspace)]) == 0
+    before = (workspace / "dataset.json").read_bytes()
+    rng = np.random.default_rng(1)
+    write_volume(tmp_path / "new" / "images" / "c_ED.nii.gz", rng.integers(0, 300, LABELS.shape).astype(np.int16), GEOMETRY)
+    write_labels(tmp_path / "new" / "labels" / "expert" / "c_ED.nii.gz", LABELS, GEOMETRY)
+    assert main(["auto", str(tmp_path / "new"), "--as", "test", "--name", "other", "-w", str(workspace)]) == 0
+    assert (workspace / "dataset.json").read_bytes() == before
+    assert Workspace(workspace).tests() == ("other",)
+    assert [case.id for case in load_dataset(workspace / "tests" / "other" / "dataset.json").cases] == ["c_ED"]
+    # The training images again, though copied to another place, are no test.
+    copy = tmp_path / "copy"
+    shutil.copytree(data, copy)
+    capsys.readouterr()
+    assert main(["auto", str(copy), "--as", "test", "--name", "again", "-w", str(workspace)]) == 2
+    assert "4 images" in capsys.readouterr().err
+    assert Workspace(workspace).tests() == ("other",)

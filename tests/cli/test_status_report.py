@@ -107,7 +107,7 @@ def test_json(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
     assert status.main(["-w", str(workspace.root), "--json"]) == 0
     values = json.loads(capsys.readouterr().out)
     assert values["runs"][0]["state"] == "done"
-    assert values["dataset"]["sources"]["robot"] == {"cases": 1, "simulated": True}
+    assert values["dataset"]["sources"]["robot"] == {"cases": 1, "simulated": True, "derived": ""}
 
 
 def test_empty_workspace_and_no_workspace(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
