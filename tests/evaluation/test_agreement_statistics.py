@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
+import pingouin
 import pytest
 from scipy import stats
 
@@ -70,6 +72,21 @@ def test_icc_of_shrout_and_fleiss() -> None:
     assert result is not None
     assert result.value == pytest.approx(0.2898, abs=5e-5)
     assert result.ci == pytest.approx((0.019, 0.761), abs=6e-4)
+
+
+def test_icc_as_pingouin() -> None:
+    rng = np.random.default_rng(2)
+    for n, raters in ((12, 2), (30, 3)):
+        table = rng.normal(60, 10, (n, 1)) + rng.normal(0, 4, (n, raters)) + np.arange(raters) * 3
+        long = pd.DataFrame(table).reset_index().melt(id_vars="index", var_name="rater", value_name="value")
+        rows = pingouin.intraclass_corr(long, targets="index", raters="rater", ratings="value")
+        other = rows[rows["Type"].isin(["ICC2", "ICC(A,1)"])].iloc[0]
+        result = icc_2_1(table)
+        assert result is not None
+        assert result.value == pytest.approx(other["ICC"], abs=1e-6)
+        assert result.ci == pytest.approx(
+            tuple(other[next(name for name in rows.columns if name.startswith("CI95"))]), abs=0.006
+        )
 
 
 def test_icc_sees_a_constant_offset_that_r_does_not() -> None:
