@@ -74,6 +74,11 @@ def pooled_distances(first: Mask, second: Mask, spacing: tuple[float, float, flo
     )
 
 
+def directed_distances(here: Mask, there: Mask, spacing: tuple[float, float, float]) -> Points:
+    """Distance in mm of each surface voxel of ``here`` to the nearest of ``there``: (N,), in the order of ``np.nonzero``."""
+    return _nearest(_points(here, spacing), _points(there, spacing))
+
+
 def _points(mask: Mask, spacing: tuple[float, float, float]) -> Points:
     """Centres in mm of the voxels of a mask: (N, 3)."""
     flat = np.flatnonzero(mask)

@@ -8,8 +8,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 import cardiac_autoseg
 from cardiac_autoseg.data.index import Dataset, load_dataset
 from cardiac_autoseg.errors import UserError
@@ -28,6 +26,7 @@ from cardiac_autoseg.report.collect import (
 )
 from cardiac_autoseg.report.figures import bland_altman, dice_boxes, training_curves
 from cardiac_autoseg.report.overlays import REFERENCE_COLOR, structure_color
+from cardiac_autoseg.report.page import render
 from cardiac_autoseg.report.runs import read_log
 from cardiac_autoseg.report.words import KEY_INDICES, agreement_sentence, index_name, number, structure_sentence
 from cardiac_autoseg.workspace import Workspace
@@ -112,17 +111,8 @@ def build_report(
         "provenance": tables.provenance_table(results),
     }
     path = output or workspace.reports / "report.html"
-    write_text(path, render(context))
+    write_text(path, render("report.html", context))
     return path
-
-
-def render(context: dict[str, Any]) -> str:
-    """Fill ``report.html``; every text is escaped."""
-    loader = FileSystemLoader(Path(__file__).parent)
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.get_template("report.html").render(context)
 
 
 def plan_texts(workspace: Workspace, results: Sequence[Result]) -> tuple[list[PlanText], list[str]]:

@@ -60,7 +60,7 @@ def training_curves(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     right.set_ylim(0, 1)
     for axes in (left, right):
         axes.set_xlabel("training step")
-        _tidy(axes)
+        tidy(axes)
     if len(logs) > 1:
         left.legend(frameon=False, fontsize=7, ncols=2)
     if validated:
@@ -73,7 +73,12 @@ def training_curves(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     return svg(figure)
 
 
-def bland_altman(patients: Sequence[Mapping[str, Any]], agreement: Mapping[str, Any], title: str) -> str:
+def bland_altman(
+    patients: Sequence[Mapping[str, Any]],
+    agreement: Mapping[str, Any],
+    title: str,
+    names: tuple[str, str] = ("automatic", "reference"),
+) -> str:
     """A Bland-Altman plot: difference (automatic - reference) against the mean of the two, one dot a patient.
 
     Parameters
@@ -84,6 +89,8 @@ def bland_altman(patients: Sequence[Mapping[str, Any]], agreement: Mapping[str, 
         Its row ``{bias, bias_ci, loa_low, loa_high, loa_low_ci, loa_high_ci, unit}``.
     title
         What the index is.
+    names
+        What stands in the axes' labels for the two sides.
     """
     figure = Figure(figsize=(4.4, 3.3), layout="constrained")
     axes = figure.subplots()
@@ -102,10 +109,11 @@ def bland_altman(patients: Sequence[Mapping[str, Any]], agreement: Mapping[str, 
         )
     low, high = axes.get_ylim()
     axes.set_ylim(low, high + 0.14 * (high - low))
-    axes.set_xlabel(f"mean of automatic and reference ({unit})")
-    axes.set_ylabel(f"automatic − reference ({unit})")
+    first, second = map(plain, names)
+    axes.set_xlabel(f"mean of {first} and {second} ({unit})")
+    axes.set_ylabel(f"{first} − {second} ({unit})")
     axes.set_title(plain(title), fontsize=10, loc="left")
-    _tidy(axes)
+    tidy(axes)
     return svg(figure)
 
 
@@ -132,7 +140,7 @@ def dice_boxes(series: Mapping[str, Sequence[Mapping[str, Any]]], structures: Se
         axes.set_xticks(range(len(phases)), phases)
         axes.set_xlim(-0.6, len(phases) - 0.4)
         axes.set_title(plain(structure), fontsize=10)
-        _tidy(axes)
+        tidy(axes)
     panels[0].set_ylabel("Dice")
     if len(series) > 1:
         handles = [Patch(color=color(index), alpha=0.55, label=plain(name)) for index, name in enumerate(series)]
@@ -193,7 +201,8 @@ def _draw_box(axes: Axes, values: np.ndarray, position: float, width: float, sha
         box.set(facecolor=shade, alpha=0.55, linewidth=0.8)
 
 
-def _tidy(axes: Axes) -> None:
+def tidy(axes: Axes) -> None:
+    """The common look of a plot: no box, a faint grid, small ticks."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", alpha=0.25)
     axes.tick_params(labelsize=8)

@@ -92,7 +92,7 @@ def overlay(
         _draw_outlines(panels[1, column], reference[(index, *window)], labels, automatic=False)
         note = f"slice {index + 1} of {image.shape[0]}"
         panels[0, column].text(0.03, 0.97, note, transform=panels[0, column].transAxes, color="white", fontsize=7, va="top")
-    return _png(figure)
+    return png(figure)
 
 
 def outlines(labels: np.ndarray, names: Mapping[str, int]) -> dict[str, np.ndarray]:
@@ -122,18 +122,21 @@ def find_prediction(folder: Path, case_id: str) -> Path | None:
 
 def _draw_outlines(axes: Axes, labels: np.ndarray, names: Mapping[str, int], automatic: bool) -> None:
     for name, mask in outlines(labels, names).items():
+        draw_outline(axes, mask, structure_color(name, names) if automatic else REFERENCE_COLOR, 1.7 if automatic else 0.8)
+
+
+def draw_outline(axes: Axes, mask: np.ndarray, shade: str, width: float) -> None:
+    """Draw the border of a mask (Y, X) over its image; nothing where it is empty."""
+    if mask.any():
         # A border of zeros closes the line of a structure that reaches the edge of the window.
-        padded = np.pad(mask.astype(np.float32), 1)
-        if not mask.any():
-            continue
         rows, columns = (np.arange(-1, size + 1) for size in mask.shape)
-        shade = structure_color(name, names) if automatic else REFERENCE_COLOR
-        axes.contour(columns, rows, padded, levels=[0.5], colors=[shade], linewidths=1.7 if automatic else 0.8)
-    axes.set_xlim(-0.5, labels.shape[1] - 0.5)
-    axes.set_ylim(labels.shape[0] - 0.5, -0.5)
+        axes.contour(columns, rows, np.pad(mask.astype(np.float32), 1), levels=[0.5], colors=[shade], linewidths=width)
+    axes.set_xlim(-0.5, mask.shape[1] - 0.5)
+    axes.set_ylim(mask.shape[0] - 0.5, -0.5)
 
 
-def _png(figure: Figure) -> str:
+def png(figure: Figure) -> str:
+    """A figure as ``data:image/png;base64,…``."""
     stream = io.BytesIO()
     figure.savefig(stream, format="png", facecolor=figure.get_facecolor())
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")

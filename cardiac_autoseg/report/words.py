@@ -71,8 +71,8 @@ def structure_sentence(structure: str, summary: Sequence[Mapping[str, Any]]) -> 
     return text + "."
 
 
-def agreement_sentence(row: Mapping[str, Any]) -> str:
-    """What the agreement of one index means for a single patient."""
+def agreement_sentence(row: Mapping[str, Any], reference: str = "the reference") -> str:
+    """What the agreement of one index with ``reference`` means for a single patient."""
     unit = "percentage points" if row.get("unit") == "%" else str(row.get("unit", ""))
     name, bias = index_name(str(row["index"])), row["bias"]
     low, high = row.get("bias_ci") or (math.nan, math.nan)
@@ -80,7 +80,7 @@ def agreement_sentence(row: Mapping[str, Any]) -> str:
     if low <= 0 <= high:
         text = f"{name}: no systematic error is shown (mean difference {number(bias, signed=True)} {unit}, {confidence})"
     else:
-        text = f"{name}: on average {number(abs(bias))} {unit} {'higher' if bias > 0 else 'lower'} than the reference"
+        text = f"{name}: on average {number(abs(bias))} {unit} {'higher' if bias > 0 else 'lower'} than {reference}"
         text += f" ({confidence})" if math.isfinite(low) else ""
     low, high = (number(row.get(name), signed=True) for name in ("loa_low", "loa_high"))
     return f"{text}. In a single patient expect a difference between {low} and {high} {unit} ({row['n']} patients)."
