@@ -54,6 +54,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="A=X,B=Y",
         help="with --learning-curve: prices of an annotated subject, such as expert=30,novice=5; finds the cheapest mix",
     )
+    parser.add_argument(
+        "--wish",
+        default="",
+        metavar="A=X,B=Y",
+        help='with --price: what must be reached, such as "dice RV ED=0.88,LV_EF=3" (mean Dice; mean absolute error of an'
+        " index, in its unit); finds the cheapest mix for it too",
+    )
     parser.add_argument("-o", "--output", metavar="DIR", help="folder to write; without it reports/compare in the workspace")
     parser.add_argument("--json", action="store_true", help="print every number as JSON instead of the verdicts in words")
     return common.run(parser, work, arguments)
@@ -74,7 +81,7 @@ def work(values: argparse.Namespace) -> int:
     from cardiac_autoseg.workspace import find_workspace
 
     workspace = find_workspace(values.workspace)
-    prices = _prices(values.price)
+    prices, wishes = _numbers("--price", values.price), _numbers("--wish", values.wish)
     if values.declare:
         redeclare(workspace.margins, Path(values.declare).expanduser())
     margins = load(Path(values.margins).expanduser()) if values.margins else declare(workspace.margins)
@@ -82,7 +89,7 @@ def work(values: argparse.Namespace) -> int:
     result = compare(workspace, selection, margins, lambda line: print(line, file=sys.stderr, flush=True))
     name = f"compare_{values.test}" if values.test else "compare"
     folder = Path(values.output).expanduser() if values.output else workspace.reports / name
-    learning, problem = _learning(workspace, result, prices) if values.learning_curve else (None, None)
+    learning, problem = _learning(workspace, result, prices, wishes) if values.learning_curve else (None, None)
     part = learning_part(learning) if learning else None
     extra = {"learning": learning_json(learning)} if learning else {}
     path = write_comparison(result, folder, part, extra)
@@ -107,7 +114,7 @@ def work(values: argparse.Namespace) -> int:
 
 
 def _learning(
-    workspace: Workspace, result: ComparisonResult, prices: dict[str, float]
+    workspace: Workspace, result: ComparisonResult, prices: dict[str, float], wishes: dict[str, float]
 ) -> tuple[Learning | None, str | None]:
     """The learning curves, or what is wrong with them: without them the comparison still stands."""
     from cardiac_autoseg.comparison.learning import collect_learning
@@ -122,6 +129,7 @@ def _learning(
                 collected.sources,
                 loss=collected.loss,
                 prices=prices,
+                wishes=wishes,
                 report=lambda line: print(line, file=sys.stderr, flush=True),
             ),
             None,
@@ -130,20 +138,20 @@ def _learning(
         return None, str(error)
 
 
-def _prices(text: str) -> dict[str, float]:
+def _numbers(option: str, text: str) -> dict[str, float]:
     """ "expert=30,novice=5" as numbers above 0."""
     from cardiac_autoseg.errors import UserError
 
-    prices = {}
+    numbers = {}
     for item in _names(text):
-        name, _, value = item.partition("=")
+        name, _, value = item.rpartition("=")
         try:
-            prices[name] = float(value)
+            numbers[name] = float(value)
         except ValueError:
-            prices[name] = 0.0
-        if not 0 < prices[name] < float("inf"):
-            raise UserError(f"--price {item}: expected SOURCE=PRICE with a price above 0, as in expert=30,novice=5")
-    return prices
+            numbers[name] = 0.0
+        if not name or not 0 < numbers[name] < float("inf"):
+            raise UserError(f"{option} {item}: expected NAME=NUMBER with a number above 0, as in expert=30,novice=5")
+    return numbers
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,13 @@ from numpy.typing import NDArray
 
 from cardiac_autoseg.annotation.recipes import parse_recipe
 from cardiac_autoseg.annotation.sources import parse_gt
-from cardiac_autoseg.comparison.learning_curve import LearningCurve, Mix, cheapest_mix, fit_learning_curve
+from cardiac_autoseg.comparison.learning_curve import (
+    LearningCurve,
+    Mix,
+    cheapest_mix,
+    fit_learning_curve,
+    least_expert,
+)
 from cardiac_autoseg.data.index import Dataset, load_dataset
 from cardiac_autoseg.errors import UserError
 from cardiac_autoseg.evaluation.results import Evaluation, read_evaluation
@@ -28,14 +35,18 @@ Scores = dict[str, dict[str, float]]
 
 @dataclass(frozen=True)
 class Price:
-    """The cheapest mixes that reach what ``expert`` baseline annotations alone reach, for one endpoint."""
+    """The cheapest mix that reaches the mean error ``error``: that of ``expert`` baseline annotations, or a wished one.
+
+    ``expert`` baseline annotations alone reach it too, for ``price_alone``; None where no number does.
+    """
 
     endpoint: str
     source: str
-    expert: int
     error: float
-    price_alone: float
+    expert: int | None
+    price_alone: float | None
     mix: Mix | None
+    wished: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,13 +79,15 @@ def collect_learning(
     architecture: str | None = None,
     loss: str = "ce_dice",
     prices: Mapping[str, float] | None = None,
+    wishes: Mapping[str, float] | None = None,
     report: Callable[[str], None] = lambda _: None,
 ) -> Learning:
     """Fit the learning curve of each source beside the baseline's, for every endpoint.
 
     ``architecture``: default the one with the most runs on a number of subjects. ``prices``: per annotated subject, of the
-    baseline and of sources; for those with a price the cheapest mixes are found. Raises :class:`UserError` if there are no
-    such runs; a source that cannot be fitted is named in the notes.
+    baseline and of sources; for those with a price the cheapest mixes are found, for what the baseline reached and for
+    ``wishes``: endpoint ("dice RV ED", "LV_EF") -> wished mean Dice, or mean absolute error of an index. Raises
+    :class:`UserError` if there are no such runs; a source that cannot be fitted is named in the notes.
     """
     dataset = load_dataset(workspace.dataset)
     notes: list[str] = []
@@ -101,7 +114,7 @@ def collect_learning(
                 " the same folds, with five patients to score."
             )
         curves += fitted
-    found = [price for curve in curves for price in _prices(curve, prices or {})]
+    found = [price for curve in curves for price in _prices(curve, prices or {}, wishes or {})]
     return Learning(architecture, loss, tuple(curves), tuple(found), tuple(notes))
 
 
@@ -143,9 +156,7 @@ def _errors(
     for endpoint in endpoints:
         having = {count: table[endpoint] for count, table in merged.items() if endpoint in table}
         common = sorted(set.intersection(*(set(patients) for patients in having.values())))
-        result[endpoint] = {
-            count: np.array([patients[patient] for patient in common]) for count, patients in having.items()
-        }
+        result[endpoint] = {count: np.array([patients[patient] for patient in common]) for count, patients in having.items()}
     return result
 
 
@@ -165,9 +176,7 @@ def _near(first: Count, second: Count) -> bool:
     return all((a == 0) == (b == 0) and abs(a - b) <= 0.03 * max(a, b) for a, b in zip(first, second, strict=True))
 
 
-def _count(
-    gt: str, fold: str, dataset: Dataset, splits: Splits | None, baseline: str, source: str
-) -> Count | None:
+def _count(gt: str, fold: str, dataset: Dataset, splits: Splits | None, baseline: str, source: str) -> Count | None:
     """How many subjects of each kind a run was trained on; None for a run that is no point of this curve."""
     training = parse_gt(gt, dataset)
     if len(training.sources) != 1 or splits is None:
@@ -188,19 +197,20 @@ def _count(
     return None
 
 
-def _prices(curve: LearningCurve, prices: Mapping[str, float]) -> list[Price]:
-    """The cheapest mix for the accuracy of each number of baseline annotations that was measured."""
+def _prices(curve: LearningCurve, prices: Mapping[str, float], wishes: Mapping[str, float]) -> list[Price]:
+    """The cheapest mix for what each number of baseline annotations reached, and for what is wished."""
     if curve.source not in prices or curve.baseline not in prices:
         return []
-    expert, cheap = prices[curve.baseline], prices[curve.source]
-    return [
-        Price(
-            curve.endpoint,
-            curve.source,
-            item.expert,
-            item.error,
-            item.expert * expert,
-            cheapest_mix(curve.curve, item.error * (1 + 1e-9), expert, cheap),
-        )
-        for item in curve.equivalents
-    ]
+    found = [_price(curve, prices, item.error, item.expert) for item in curve.equivalents]
+    if curve.endpoint in wishes:
+        error = 1 - wishes[curve.endpoint] if curve.endpoint.startswith("dice ") else wishes[curve.endpoint]
+        wished = _price(curve, prices, error, least_expert(curve.curve, error))
+        found.append(dataclasses.replace(wished, wished=True))
+    return found
+
+
+def _price(curve: LearningCurve, prices: Mapping[str, float], error: float, expert: int | None) -> Price:
+    each, cheap = prices[curve.baseline], prices[curve.source]
+    # What was reached is reached again, whatever the rounding.
+    mix = cheapest_mix(curve.curve, error * (1 + 1e-9), each, cheap)
+    return Price(curve.endpoint, curve.source, error, expert, None if expert is None else expert * each, mix)

@@ -26,6 +26,8 @@ Floats = NDArray[np.float64]
 RESAMPLES = 200
 MAX_EXCHANGE = 1000.0
 """Numbers of cheap annotations beyond this many times the expert ones are called "never"."""
+MOST = 2000
+"""Annotated subjects beyond which nobody buys."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,7 @@ def cheap_needed(curve: Curve, target: float, limit: float) -> float:
     return needed if needed <= limit else math.inf
 
 
-def cheapest_mix(curve: Curve, target: float, price_expert: float, price_cheap: float, most: int = 2000) -> Mix | None:
+def cheapest_mix(curve: Curve, target: float, price_expert: float, price_cheap: float, most: int = MOST) -> Mix | None:
     """The cheapest numbers of annotations whose expected error is at most ``target``; None if ``most`` of each are too few.
 
     Prices are per annotated subject, in any currency. For every number of cheap annotations the least number of expert ones
@@ -172,7 +174,7 @@ def cheapest_mix(curve: Curve, target: float, price_expert: float, price_cheap: 
     for cheap in _steps(most):
         if best is not None and cheap * price_cheap >= best.price:
             break
-        expert = _least_expert(curve, target, cheap, most)
+        expert = least_expert(curve, target, cheap, most)
         if expert is None:
             continue
         price = expert * price_expert + cheap * price_cheap
@@ -181,7 +183,8 @@ def cheapest_mix(curve: Curve, target: float, price_expert: float, price_cheap: 
     return best
 
 
-def _least_expert(curve: Curve, target: float, cheap: int, most: int) -> int | None:
+def least_expert(curve: Curve, target: float, cheap: int = 0, most: int = MOST) -> int | None:
+    """The least number of expert annotations that reach ``target`` beside ``cheap`` cheap ones; None if ``most`` do not."""
     low, high = (0 if cheap else 1), most
     if curve.error(high, cheap) > target:
         return None

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from cardiac_autoseg.annotation.sources import simulated
 from cardiac_autoseg.data.index import Dataset
 from cardiac_autoseg.errors import UserError
 from cardiac_autoseg.evaluation.levels import LevelScore
@@ -246,7 +247,7 @@ def _result(members: list[Evaluated], dataset: Dataset, with_loss: bool) -> Resu
         architecture, gt, loss = run.key.architecture, run.key.gt, run.key.loss
         name = f"{architecture_name(architecture)} trained on {gt}{f', loss {loss}' if with_loss else ''}"
     trained = read_bundle_record(members[0].path.parent).get("training_data", {})
-    used = {gt, trained.get("source"), *(reference_source(member.evaluation, dataset) for member in members)}
+    used = {*(reference_source(member.evaluation, dataset) for member in members)}
     return Result(
         name=name,
         members=tuple(members),
@@ -255,7 +256,8 @@ def _result(members: list[Evaluated], dataset: Dataset, with_loss: bool) -> Resu
         gt=gt,
         loss=loss,
         simulated=trained.get("simulated") is True
-        or any(source.simulated for name, source in dataset.sources.items() if name in used),
+        or any(source.simulated for name, source in dataset.sources.items() if name in used)
+        or any(simulated(str(text), dataset) for text in (gt, trained.get("source")) if text),
     )
 
 

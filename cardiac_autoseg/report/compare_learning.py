@@ -91,9 +91,9 @@ def _prices(learning: Learning) -> Table:
             (
                 price.source,
                 endpoint_short(price.endpoint),
-                number(price.error, error_digits),
-                f"{price.expert} × {baselines[price.source]}",
-                f"{price.price_alone:g}",
+                f"{number(price.error, error_digits)}{' (wished)' if price.wished else ''}",
+                f"{price.expert} × {baselines[price.source]}" if price.expert is not None else MISSING,
+                f"{price.price_alone:g}" if price.price_alone is not None else MISSING,
                 f"{mix.expert} + {mix.cheap}" if mix else MISSING,
                 f"{mix.price:g}" if mix else MISSING,
             )

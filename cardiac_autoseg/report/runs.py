@@ -20,6 +20,8 @@ from cardiac_autoseg.workspace import RunKey, Workspace
 
 STALE_SECONDS = 30 * 60
 """A run that wrote nothing for this long is not running: its process id may belong to another process by now."""
+CONSOLE = "console.log"
+"""What ``cas_run`` keeps of a run's output, in its folder; each attempt begins with a line "$ command"."""
 UNDER_WAY = ("new", "running", "validating")
 """What ``run.json`` says while a process should be at work."""
 
@@ -74,8 +76,7 @@ class RunState:
 
 def read_runs(workspace: Workspace, now: float | None = None) -> list[RunState]:
     """All runs of a workspace, sorted by path; a broken ``run.json`` becomes a run in the state "broken"."""
-    now = time.time() if now is None else now
-    return [_read_run(key, folder, now) for key, folder in workspace.runs()]
+    return [read_run(key, folder, now) for key, folder in workspace.runs()]
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
@@ -108,7 +109,7 @@ def describe_workspace(workspace: Workspace, now: float | None = None) -> dict[s
             "cases": len(dataset.cases),
             "subjects": len({case.subject for case in dataset.cases}),
             "sources": {
-                name: {"cases": len(dataset.labelled(name)), "simulated": source.simulated}
+                name: {"cases": len(dataset.labelled(name)), "simulated": source.simulated, "derived": source.derived}
                 for name, source in sorted(dataset.sources.items())
             },
         },
@@ -118,17 +119,33 @@ def describe_workspace(workspace: Workspace, now: float | None = None) -> dict[s
     }
 
 
-def _read_run(key: RunKey, folder: Path, now: float) -> RunState:
+def read_run(key: RunKey, folder: Path, now: float | None = None) -> RunState:
+    """The run in ``folder``, at the time ``now`` (seconds since the epoch; default: at present)."""
+    now = time.time() if now is None else now
     try:
         record = read_json(folder / "run.json")
     except UserError as error:
+        if not (folder / "run.json").exists() and (folder / CONSOLE).is_file():
+            return RunState(key, folder, "failed", {}, console_tail(folder, 1) or "ended before it had begun")
         return RunState(key, folder, "broken", {}, str(error))
     if not isinstance(record, dict) or not isinstance(record.get("status"), str):
         return RunState(key, folder, "broken", {}, f"{folder / 'run.json'} is not a run record")
     status = record["status"]
     if status in UNDER_WAY:
         return RunState(key, folder, "running" if _alive(record, folder, now) else "interrupted", record)
-    return RunState(key, folder, status, record, str(record.get("error") or ""))
+    return RunState(key, folder, status, record, str(record.get("error") or "") if status == "failed" else "")
+
+
+def console_tail(folder: Path, lines: int) -> str:
+    """The last lines of what the latest attempt at a run printed; empty where it printed nothing, or there is no log."""
+    try:
+        with (folder / CONSOLE).open("rb") as stream:
+            stream.seek(max(0, stream.seek(0, os.SEEK_END) - 20_000))
+            text = stream.read().decode("utf-8", errors="replace")
+    except OSError:
+        return ""
+    latest = ("\n" + text).rpartition("\n$ ")[2].partition("\n")[2]
+    return "\n".join([line for line in latest.splitlines() if line.strip()][-lines:])
 
 
 def _alive(record: dict[str, Any], folder: Path, now: float) -> bool:

@@ -127,8 +127,8 @@ def test_learning_curves_in_words_and_numbers() -> None:
     )
     assert curve is not None
     prices = (
-        Price("dice RV ED", "novice", 10, 0.2, 300.0, Mix(2, 30, 210.0)),
-        Price("LV_EF", "novice", 40, 2.0, 1200.0, None),
+        Price("dice RV ED", "novice", 0.2, 10, 300.0, Mix(2, 30, 210.0)),
+        Price("LV_EF", "novice", 2.0, 40, 1200.0, None),
     )
     learning = Learning("unet", "ce_dice", (curve,), prices, ("A note.",))
     part = learning_part(learning)
