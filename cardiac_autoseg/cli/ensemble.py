@@ -59,7 +59,7 @@ def _work(values: argparse.Namespace) -> int:
     reference = pick_reference(pool, values.reference)
     print(f"{len(pool.runs)} runs trained on {values.gt}, {len(pool.scored)} validation cases", flush=True)
     choice = choose(pool, print)
-    print(f"\nCross-validated Dice against {values.gt}, before postprocessing")
+    print(f"\nCross-validated Dice against {pool.source}, before postprocessing")
     _print_table(table(pool, choice.scores))
     print(f"\nPostprocessing of {choice.best.name}: mean Dice")
     for name, dice in choice.postprocessing_scores.items():
@@ -84,8 +84,8 @@ def _work(values: argparse.Namespace) -> int:
 def _bundle_whole(values: argparse.Namespace) -> int:
     """A bundle of the runs that trained on every patient."""
     from cardiac_autoseg.errors import UserError
-    from cardiac_autoseg.inference.crossvalidation import finished_runs
     from cardiac_autoseg.inference.ensemble import write_bundle
+    from cardiac_autoseg.inference.finished import finished_runs
     from cardiac_autoseg.inference.postprocessing import POSTPROCESSING
     from cardiac_autoseg.workspace import find_workspace
 

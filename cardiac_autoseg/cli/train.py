@@ -1,15 +1,22 @@
-"""``cas_train``: train one fold of one architecture for one annotation source."""
+"""``cas_train``: train one fold of one architecture for one annotation source, or for several at once."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from cardiac_autoseg.cli import common
 from planning.plan import ARCHITECTURES
+
+if TYPE_CHECKING:
+    from cardiac_autoseg.workspace import Workspace
+
+THREAD_LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -19,7 +26,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "fold", choices=("0", "1", "2", "3", "4", "all"), help="fold to validate on, or all: train on everything"
     )
-    parser.add_argument("--gt", default="expert", metavar="SOURCE", help="annotation source to train on")
+    parser.add_argument(
+        "--gt",
+        default="expert",
+        metavar="SOURCE",
+        help="annotation source to train on; expert@20: 20 subjects of the fold; all, or all:a+b: several sources, each with"
+        " a confusion layer for its annotator; all:t:a+b: the same with t taken for the truth",
+    )
     parser.add_argument("--loss", default="ce_dice", help="ce, dice, ce_dice, tversky, focal, topk, boundary or gce")
     parser.add_argument("--seed", type=common.at_least(0), default=0, help="seed of weights, order and augmentation")
     parser.add_argument("--steps", type=common.at_least(1), help="optimiser steps instead of the plan's")
@@ -44,7 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def work(values: argparse.Namespace) -> int:
     """Train; exit code 130 when interrupted."""
-    overrides = dict(_pair(text) for text in values.set)
+    if values.threads:
+        # Read by the numerical libraries when they are loaded, which happens below.
+        os.environ.update(dict.fromkeys(THREAD_LIMITS, str(values.threads)))
+    overrides = dict(parse_override(text) for text in values.set)
 
     import torch
 
@@ -71,10 +87,25 @@ def work(values: argparse.Namespace) -> int:
         return common.INTERRUPTED
     dice = json.loads((folder / "run.json").read_text())["val_dice"]
     print(f"done: {folder}" + ("" if dice is None else f", mean validation Dice {dice:.4f}"))
-    return common.OK
+    return _test(workspace, folder, values.device)
 
 
-def _pair(text: str) -> tuple[str, Any]:
+def _test(workspace: Workspace, folder: Path, device: str | None) -> int:
+    """Score the run on every external test set of the workspace; one that fails does not stop the others."""
+    from cardiac_autoseg.errors import UserError
+    from cardiac_autoseg.inference.external import evaluate_run
+
+    code = common.OK
+    for name in workspace.tests():
+        try:
+            evaluate_run(workspace, folder, name, device, report=print)
+        except UserError as error:
+            print(f"test set {name}: {error}", file=sys.stderr)
+            code = common.SOME_FAILED
+    return code
+
+
+def parse_override(text: str) -> tuple[str, Any]:
     """``NAME=VALUE`` with the value as JSON: a number, or a list of numbers."""
     from cardiac_autoseg.errors import UserError
 

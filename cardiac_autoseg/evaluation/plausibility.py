@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import ConvexHull
 
+from cardiac_autoseg.annotation.offsets import perimeters
 from cardiac_autoseg.data.index import LABELS
 
 Mask = NDArray[np.bool_]
@@ -170,22 +171,8 @@ def concavity_mm(mask: Mask, spacing: tuple[float, float]) -> float:
 
 def circularity(mask: Mask, spacing: tuple[float, float]) -> float:
     """4 pi A / P^2 of a mask (Y, X): about 1 for a disc, less for anything else; 1 for an empty mask."""
-    length = perimeter_mm(mask, spacing)
+    length = perimeters(mask[None], spacing)[0]
     return float(4 * np.pi * np.count_nonzero(mask) * spacing[0] * spacing[1] / length**2) if length else 1.0
-
-
-def perimeter_mm(mask: Mask, spacing: tuple[float, float]) -> float:
-    """Perimeter in mm of a mask (Y, X), by Crofton's formula from the crossings of lines in four directions.
-
-    P = 1/2 sum over directions of (angle the direction stands for) x (number of crossings) x (distance of its lines).
-    """
-    padded = np.pad(mask, 1)
-    y, x = spacing
-    diagonal, angle = float(np.hypot(y, x)), float(np.arctan2(y, x))
-    along_x = np.count_nonzero(padded[:, 1:] != padded[:, :-1]) * angle * y
-    along_y = np.count_nonzero(padded[1:] != padded[:-1]) * (np.pi / 2 - angle) * x
-    slanted = np.count_nonzero(padded[1:, 1:] != padded[:-1, :-1]) + np.count_nonzero(padded[1:, :-1] != padded[:-1, 1:])
-    return float(along_x + along_y + slanted * np.pi / 4 * y * x / diagonal) / 2
 
 
 def _any_structure(labels: NDArray[np.uint8], classes: Mapping[str, int]) -> Mask:

@@ -1,14 +1,14 @@
 """Cross-validated scores of the finished runs, of their combinations, and of postprocessing.
 
 Each subject is predicted only by networks that never saw it: the probabilities that every run stored for its validation
-patients. Choices are made against the source the runs were trained on, so that no other source's labels enter a model.
+patients. Choices are made against the source the runs were trained on (of several, one of them), so that the labels of no
+other source enter a model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -16,39 +16,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cardiac_autoseg.data.index import Case, Dataset, load_dataset
+from cardiac_autoseg.annotation.sources import scoring_source
+from cardiac_autoseg.data.index import Case, Dataset
 from cardiac_autoseg.data.load import load_labels
 from cardiac_autoseg.errors import UserError
 from cardiac_autoseg.evaluation.overlap import dice_of_sizes, joint_counts, sizes
-from cardiac_autoseg.files import read_json
+from cardiac_autoseg.inference.finished import Configuration, FinishedRun, Report, finished_runs
 from cardiac_autoseg.inference.postprocessing import POSTPROCESSING
 from cardiac_autoseg.inference.predictor import likeliest, probabilities_to_grid
-from cardiac_autoseg.preprocessing.store import PreprocessedStore, in_threads
-from cardiac_autoseg.training.inputs import fold_cases
-from cardiac_autoseg.workspace import RunKey, Workspace
-from planning.plan import Plan
-from planning.splits import Splits
+from cardiac_autoseg.preprocessing.store import in_threads
+from cardiac_autoseg.workspace import Workspace
 
-Configuration = tuple[str, str]
-"""(architecture, loss)"""
 Combination = tuple[Configuration, ...]
-Report = Callable[[str], None]
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class FinishedRun:
-    """A run that is done, with its plan and the axes that its validation mirrored."""
-
-    key: RunKey
-    folder: Path
-    plan: Plan
-    flips: tuple[int, ...]
-
-    @property
-    def configuration(self) -> Configuration:
-        """What the run is compared by."""
-        return self.key.architecture, self.key.loss
 
 
 @dataclass(frozen=True)
@@ -74,6 +54,8 @@ class Pool:
     workspace: Workspace
     dataset: Dataset
     gt: str
+    source: str
+    """The label source to score against: the one trained on, of several the first or the one taken for the truth."""
     runs: tuple[FinishedRun, ...]
     cases: dict[str, tuple[Case, ...]]
     folds: tuple[str, ...]
@@ -129,78 +111,12 @@ def collect(
     missing = tuple(str(fold) for fold in range(splits.folds) if str(fold) not in common)
     if missing:
         report(f"fold {', '.join(missing)} missing: the scores are those of fold {', '.join(sorted(common))} only")
+    source = scoring_source(gt, dataset)
     cases = {
-        str(fold): tuple(case for case in dataset.cases if gt in case.labels and case.subject in splits.val(fold))
+        str(fold): tuple(case for case in dataset.cases if source in case.labels and case.subject in splits.val(fold))
         for fold in range(splits.folds)
     }
-    return Pool(workspace, dataset, gt, tuple(runs), cases, tuple(sorted(common)), missing, compared)
-
-
-def finished_runs(
-    workspace: Workspace,
-    gt: str,
-    report: Report,
-    architectures: Sequence[str] = (),
-    losses: Sequence[str] = (),
-    seeds: Sequence[int] = (),
-) -> tuple[Dataset, Splits, list[FinishedRun]]:
-    """Index, folds, and all finished runs for one source, fold "all" among them; filters and errors as :func:`collect`."""
-    dataset = load_dataset(workspace.dataset)
-    dataset.labelled(gt)
-    try:
-        splits = Splits.from_json(read_json(workspace.splits, "Run cas_plan_and_preprocess first."))
-    except ValueError as error:
-        raise UserError(f"{workspace.splits}: {error}") from error
-    wanted = [
-        (key, folder)
-        for key, folder in workspace.runs()
-        if key.gt == gt
-        and (not architectures or key.architecture in architectures)
-        and (not losses or key.loss in losses)
-        and (not seeds or key.seed in seeds)
-    ]
-    runs = [run for key, folder in wanted if (run := _finished(key, folder, splits, report)) is not None]
-    _tell_changed(runs, workspace, dataset, splits, report)
-    return dataset, splits, runs
-
-
-def _finished(key: RunKey, folder: Path, splits: Splits, report: Report) -> FinishedRun | None:
-    """The run, if it is done and was made with the present folds; else None, and ``report`` says why."""
-    try:
-        record = read_json(folder / "run.json")
-        if record.get("status") != "done":
-            report(f"left out: {folder} ({record.get('status')})")
-            return None
-        if record.get("splits_hash", splits.hash()) != splits.hash():
-            report(f"left out: {folder} (it was trained with other folds than splits.json has now)")
-            return None
-        plan = Plan.from_json(read_json(folder / "plan.json"))
-        mirrored = record["recipe"]["policy"]["mirror_probability"]
-        return FinishedRun(key, folder, plan, tuple(axis for axis, probability in enumerate(mirrored) if probability > 0))
-    except (UserError, ValueError, AttributeError, TypeError, KeyError) as error:
-        report(f"left out: {folder} ({error})")
-        return None
-
-
-def _tell_changed(
-    runs: Sequence[FinishedRun], workspace: Workspace, dataset: Dataset, splits: Splits, report: Report
-) -> None:
-    """Tell ``report`` of runs whose training images or labels are not those of the store any more."""
-    if not runs:
-        return
-    store = PreprocessedStore(workspace)
-    for run in runs:
-        try:
-            training, _ = fold_cases(dataset, store, splits, run.key, lambda _: None)
-            now = store.data_hash(training, run.key.gt)
-            changed = read_json(run.folder / "run.json").get("data_hash", now) != now
-        except UserError:
-            changed = True
-        if changed:
-            report(
-                f"note: {run.folder} was trained on other images, labels or pixel sizes than the workspace has now;"
-                " cas_train --restart trains it on these"
-            )
+    return Pool(workspace, dataset, gt, source, tuple(runs), cases, tuple(sorted(common)), missing, compared)
 
 
 def summed_probabilities(runs: Iterable[FinishedRun], case: Case, size: tuple[int, int]) -> Tensor:
@@ -237,7 +153,7 @@ def score_combinations(pool: Pool, combinations: Sequence[Combination], report: 
 
     def work(case: Case) -> dict[int, list[float]]:
         fold = pool.fold_of(case)
-        reference = load_labels(pool.workspace, pool.dataset, case, pool.gt).array
+        reference = load_labels(pool.workspace, pool.dataset, case, pool.source).array
         wanted = {item for combination in combinations for item in combination if pool.runs_of((item,), fold)}
         size = (reference.shape[1], reference.shape[2])
         single = {item: summed_probabilities(pool.runs_of((item,), fold), case, size) for item in wanted}
@@ -280,7 +196,7 @@ def score_postprocessing(pool: Pool, combination: Combination, report: Report) -
     """Cross-validated mean Dice of a combination with every postprocessing, by name."""
 
     def work(case: Case) -> dict[str, list[float]]:
-        reference = load_labels(pool.workspace, pool.dataset, case, pool.gt).array
+        reference = load_labels(pool.workspace, pool.dataset, case, pool.source).array
         labels = held_out_labels(pool, combination, case, (reference.shape[1], reference.shape[2]))
         classes, values = len(pool.dataset.classes), pool.dataset.labels
         return {name: case_dice(clean(labels, values), reference, classes) for name, clean in POSTPROCESSING.items()}

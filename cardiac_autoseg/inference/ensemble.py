@@ -13,6 +13,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from cardiac_autoseg.annotation.sources import parse_gt
 from cardiac_autoseg.bundle import Bundle, Member, save_bundle
 from cardiac_autoseg.data.index import Case, Dataset
 from cardiac_autoseg.data.load import load_labels
@@ -23,15 +24,14 @@ from cardiac_autoseg.evaluation.results import CaseMeta, CaseResult, Evaluation,
 from cardiac_autoseg.evaluation.summary import summarise
 from cardiac_autoseg.inference.crossvalidation import (
     Combination,
-    FinishedRun,
     Pool,
-    Report,
     Score,
     held_out_labels,
     over_cases,
     score_combinations,
     score_postprocessing,
 )
+from cardiac_autoseg.inference.finished import FinishedRun, Report
 from cardiac_autoseg.inference.postprocessing import POSTPROCESSING
 from cardiac_autoseg.preprocessing.store import PreprocessedStore
 from cardiac_autoseg.workspace import Workspace
@@ -149,16 +149,18 @@ def write_bundle(
 def training_data(workspace: Workspace, dataset: Dataset, gt: str) -> dict[str, Any]:
     """What the networks were trained on, for the bundle: counts, source, spacing ranges (mm). No paths, no names."""
     store = PreprocessedStore(workspace)
-    cases = [case for case in dataset.labelled(gt) if store.has(case.id, gt)]
+    wanted = parse_gt(gt, dataset)
+    cases = [case for case in dataset.cases if any(store.has(case.id, source) for source in wanted.sources)]
     spacings = np.array([store.spacing(case.id) for case in cases]).reshape(-1, 3)
-    source = dataset.sources[gt]
+    sources = [dataset.sources[name] for name in wanted.sources]
     return {
         "dataset": dataset.name,
         "cases": len(cases),
         "subjects": len({case.subject for case in cases}),
         "source": gt,
-        "simulated": source.simulated,
-        "note": source.note,
+        **({} if wanted.subjects is None else {"subjects_per_network": wanted.subjects}),
+        "simulated": any(source.simulated for source in sources),
+        "note": "; ".join(dict.fromkeys(source.note for source in sources if source.note)),
         "spacing_mm": {axis: [spacings[:, i].min(), spacings[:, i].max()] for i, axis in enumerate("zyx")} if cases else {},
     }
 
@@ -166,7 +168,7 @@ def training_data(workspace: Workspace, dataset: Dataset, gt: str) -> dict[str, 
 def summary_of(pool: Pool, choice: Choice) -> dict[str, Any]:
     """The cross-validation in JSON-ready values, for the bundle."""
     return {
-        "reference": pool.gt,
+        "reference": pool.source,
         "folds": choice.best.folds,
         "missing_folds": pool.missing,
         "cases": choice.best.cases,
@@ -189,7 +191,7 @@ def _weights(run: FinishedRun) -> dict[str, Tensor]:
 
 def pick_reference(pool: Pool, given: str | None) -> str:
     """The source to evaluate against: ``given``, else "expert" where there is one, else the runs' own."""
-    reference = given or ("expert" if "expert" in pool.dataset.sources else pool.gt)
+    reference = given or ("expert" if "expert" in pool.dataset.sources else pool.source)
     pool.dataset.labelled(reference)
     return reference
 

@@ -1,7 +1,7 @@
 """Segmentation losses by name.
 
 Every loss takes logits (B, C, H, W), the target (B, H, W) int64 with values 0..C-1 (0 is background), and the
-progress of training in 0..1 (only ``boundary`` uses it), and returns a scalar. Half-precision logits are cast to
+progress of training in 0..1 (only ``boundary`` and ``gce`` use it), and returns a scalar. Half-precision logits are cast to
 float32 first. ``p`` below is the softmax of the logits, ``p_t`` its value for the target class.
 """
 
@@ -22,6 +22,9 @@ SMOOTH = 1.0
 """Pixels added above and below in overlap losses: a class absent from target and prediction then costs nothing."""
 BOUNDARY_WEIGHT = (0.01, 0.5)
 """Weight of the boundary term at the start and at the end of training; the region term has the rest."""
+
+GCE_RISE = 0.5
+"""Share of training over which ``gce`` turns from cross entropy into itself."""
 
 
 def ce(logits: Tensor, target: Tensor, progress: float = 0.0) -> Tensor:  # noqa: ARG001
@@ -90,13 +93,17 @@ def boundary(logits: Tensor, target: Tensor, progress: float = 0.0) -> Tensor:
     return (1 - weight) * (F.nll_loss(log_p, target) + _dice(log_p, target)) + weight * surface
 
 
-def gce(logits: Tensor, target: Tensor, progress: float = 0.0, *, q: float = 0.7) -> Tensor:  # noqa: ARG001
+def gce(logits: Tensor, target: Tensor, progress: float = 1.0, *, q: float = 0.7) -> Tensor:
     """Generalised cross entropy for noisy labels (Zhang & Sabuncu 2018, arXiv 1805.07836).
 
-    The mean of (1 - p_t^q) / q over pixels: cross entropy as q -> 0, and 1 - p_t (mean absolute error / 2) at q = 1.
+    The mean of (1 - p_t^q) / q over pixels: cross entropy as q -> 0, and 1 - p_t (mean absolute error / 2) at q = 1. Its
+    gradient is p_t^q times that of cross entropy, so it gives up on labels that seem unlikely: from the start, a rare class
+    seems so, and everything becomes background. Here q therefore rises from 0 to its value (the paper's 0.7) over the first
+    GCE_RISE of training.
     """
+    q *= min(progress / GCE_RISE, 1.0)
     cost = F.nll_loss(_log_softmax(logits), target, reduction="none")
-    return (-torch.expm1(-q * cost)).mean() / q
+    return (-torch.expm1(-q * cost)).mean() / q if q > 1e-3 else cost.mean()
 
 
 LOSSES: dict[str, Loss] = {

@@ -34,6 +34,10 @@ class Recipe:
     """Share of patches placed anywhere in the slice, so that the network also sees what lies far from the heart."""
     centre_jitter: float = 0.2
     """The other patches are centred on the heart, give or take this fraction of the patch."""
+    annotator_start: float = 0.95
+    """With several annotators (annotators.py): how likely each is taken to label a pixel as it is, when training starts."""
+    annotator_trace: float = 0.01
+    """Weight of the trace of the annotators' mean confusion matrix in the loss (0.01 in Tanno 2019)."""
     policy: Policy = field(default_factory=Policy)
 
     def learning_rate(self, peak: float, step: int, steps: int) -> float:
@@ -67,6 +71,8 @@ def with_overrides(recipe: Recipe, overrides: dict[str, Any]) -> Recipe:
         name: _like(getattr(recipe.policy, name), value, name) for name, value in overrides.items() if name in policy_fields
     }
     own = {name: _like(getattr(recipe, name), value, name) for name, value in overrides.items() if name in recipe_fields}
+    if not 0 < own.get("annotator_start", recipe.annotator_start) < 1:
+        raise UserError(f"recipe value annotator_start={own['annotator_start']} is a probability: above 0 and below 1")
     return dataclasses.replace(recipe, policy=dataclasses.replace(recipe.policy, **changed), **own)
 
 

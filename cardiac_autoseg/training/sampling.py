@@ -6,7 +6,7 @@ uninterrupted one would have drawn, without any random state in the checkpoint.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,43 +19,55 @@ from torch import Tensor
 class SliceBank:
     """All training slices, padded at their high end to a common size.
 
-    ``images`` (N, H, W) float16, ``labels`` (N, H, W) uint8, ``sizes`` (N, 2) the unpadded sizes, ``hearts`` (N, 2)
-    centre of the heart in pixels (y, x), of the slice where it is labelled, else of its volume.
+    ``images`` (M, H, W) float16. For each labelling of a slice, of which there are as many as annotators drew it: ``labels``
+    (N, H, W) uint8, ``image`` (N,) its place in ``images``, ``annotator`` (N,) int64 who drew it, ``sizes`` (N, 2) the
+    unpadded size, ``hearts`` (N, 2) centre of the heart in pixels (y, x), of the slice where it is labelled, else of its
+    volume. ``images`` and ``labels`` are on the device, the rest is on the CPU.
     """
 
     images: Tensor
     labels: Tensor
+    image: Tensor
+    annotator: Tensor
     sizes: Tensor
     hearts: Tensor
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.labels)
 
 
 def build_bank(
-    volumes: Sequence[tuple[NDArray[np.float16], NDArray[np.uint8]]], patch: tuple[int, int], device: torch.device
+    volumes: Sequence[tuple[NDArray[np.float16], Mapping[int, NDArray[np.uint8]]]],
+    patch: tuple[int, int],
+    device: torch.device,
 ) -> SliceBank:
-    """Put volumes, as (image, labels) pairs of shape (Z, Y, X), into one bank on ``device``.
+    """Put volumes, each an image (Z, Y, X) with its labels (Z, Y, X) by annotator, into one bank on ``device``.
 
     The bank is filled in place, so that the slices exist only once in memory.
     """
-    count = sum(len(image) for image, _ in volumes)
     height = max(patch[0], *(image.shape[1] for image, _ in volumes))
     width = max(patch[1], *(image.shape[2] for image, _ in volumes))
-    images = torch.zeros((count, height, width), dtype=torch.float16, device=device)
+    slices = sum(len(image) for image, _ in volumes)
+    count = sum(len(image) * len(labels) for image, labels in volumes)
+    images = torch.zeros((slices, height, width), dtype=torch.float16, device=device)
     labels = torch.zeros((count, height, width), dtype=torch.uint8, device=device)
+    place, annotator = np.empty(count, np.int64), np.empty(count, np.int64)
     sizes, hearts = np.empty((count, 2), np.float32), np.empty((count, 2), np.float32)
-    start = 0
-    for image, label in volumes:
-        stop, (rows, columns) = start + len(image), image.shape[1:]
-        images[start:stop, :rows, :columns] = torch.from_numpy(image)
-        labels[start:stop, :rows, :columns] = torch.from_numpy(label)
-        sizes[start:stop] = rows, columns
-        whole = _centre(np.asarray(label.any(axis=0)), (rows / 2, columns / 2))
-        for offset, plane in enumerate(label):
-            hearts[start + offset] = _centre(plane > 0, whole)
-        start = stop
-    return SliceBank(images, labels, torch.from_numpy(sizes), torch.from_numpy(hearts))
+    first = start = 0
+    for image, drawn in volumes:
+        depth, rows, columns = image.shape
+        images[first : first + depth, :rows, :columns] = torch.from_numpy(image)
+        for who, label in drawn.items():
+            stop = start + depth
+            labels[start:stop, :rows, :columns] = torch.from_numpy(label)
+            place[start:stop], annotator[start:stop] = range(first, first + depth), who
+            sizes[start:stop] = rows, columns
+            whole = _centre(np.asarray(label.any(axis=0)), (rows / 2, columns / 2))
+            for offset, plane in enumerate(label):
+                hearts[start + offset] = _centre(plane > 0, whole)
+            start = stop
+        first += depth
+    return SliceBank(images, labels, *(torch.from_numpy(array) for array in (place, annotator, sizes, hearts)))
 
 
 def _centre(mask: NDArray[np.bool_], otherwise: tuple[float, float]) -> tuple[float, float]:

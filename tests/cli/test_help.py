@@ -11,7 +11,21 @@ from pathlib import Path
 
 import pytest
 
-COMMANDS = ("import_", "plan_and_preprocess", "train", "status", "ensemble", "predict", "evaluate", "report", "demo")
+COMMANDS = (
+    "import_",
+    "plan_and_preprocess",
+    "simulate_annotator",
+    "annotators",
+    "train",
+    "run",
+    "status",
+    "ensemble",
+    "predict",
+    "evaluate",
+    "compare",
+    "report",
+    "demo",
+)
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from sklearn.model_selection import StratifiedGroupKFold
 
-from planning.splits import Splits, make_splits
+from planning.splits import Splits, make_splits, subset
 
 GROUPS = ("NOR", "DCM", "HCM", "MINF", "RV")
 
@@ -114,3 +114,35 @@ def test_too_few_subjects() -> None:
         make_splits(cohort((3,)))
     with pytest.raises(ValueError, match="at least 2 folds"):
         make_splits(cohort((3,)), folds=1)
+
+
+@pytest.mark.parametrize("counts", [*COHORTS, (16, 16, 16, 16, 16)])
+def test_subsets_are_nested_and_have_the_groups_in_proportion(counts: tuple[int, ...]) -> None:
+    subjects = cohort(counts)
+    whole = subset(subjects, len(subjects), 3)
+    assert sorted(whole) == sorted(subjects)
+    for count in range(1, len(subjects) + 1):
+        chosen = subset(subjects, count, 3)
+        assert chosen == whole[:count]
+        tally = Counter(subjects[subject] for subject in chosen)
+        for group, size in Counter(subjects.values()).items():
+            assert abs(tally[group] - count * size / len(subjects)) < 2
+            if len(set(counts)) == 1 and count % len(counts) == 0:
+                assert tally[group] == count // len(counts)
+
+
+def test_subsets_depend_on_the_seed_and_not_on_the_order() -> None:
+    subjects = cohort(COHORTS[0])
+    shuffled = dict(random.Random(3).sample(list(subjects.items()), len(subjects)))
+    assert subset(shuffled, 20, 7) == subset(subjects, 20, 7)
+    drawn = {frozenset(subset(subjects, 5, seed)) for seed in range(20)}
+    assert len(drawn) > 15
+    assert len(frozenset().union(*drawn)) > 50
+    first = Counter(subjects[subset(subjects, 1, seed)[0]] for seed in range(100))
+    assert set(first) == set(GROUPS)
+
+
+@pytest.mark.parametrize("count", [0, 11])
+def test_subset_of_more_than_there_are(count: int) -> None:
+    with pytest.raises(ValueError, match=f"{count} subjects asked for, there are 10"):
+        subset(cohort((5, 5)), count, 0)

@@ -22,8 +22,9 @@ from cardiac_autoseg.bundle import load_bundle
 from cardiac_autoseg.cli import ensemble
 from cardiac_autoseg.cli import train as cli
 from cardiac_autoseg.errors import UserError
+from cardiac_autoseg.training.loop import overlap_counts
 from cardiac_autoseg.training.record import locked
-from cardiac_autoseg.training.runner import Options, overlap_counts, train
+from cardiac_autoseg.training.runner import Options, train
 from cardiac_autoseg.training.weights import update_average
 from cardiac_autoseg.workspace import RunKey, Workspace
 
@@ -142,6 +143,7 @@ def test_a_run_made_otherwise_is_refused(uninterrupted: Path, prepared_workspace
         (["--set", "luck=1"], "the recipe has no luck"),
         (["--set", "rotation=[1]"], "rotation"),
         (["--set", "rotation"], "NAME=VALUE"),
+        (["--set", "annotator_start=1"], "above 0 and below 1"),
         (["--device", "abacus"], "device abacus is not available"),
     ],
 )

@@ -15,7 +15,7 @@ def bank(count: int = 7) -> SliceBank:
     for size in ((40, 50), (60, 30)):
         label = np.zeros((count, *size), np.uint8)
         label[1:3, 10:20, 12:26] = 3
-        volumes.append((rng.random((count, *size)).astype(np.float16), label))
+        volumes.append((rng.random((count, *size)).astype(np.float16), {0: label}))
     return build_bank(volumes, (32, 32), torch.device("cpu"))
 
 
@@ -43,6 +43,19 @@ def test_bank_keeps_slices_and_pads_with_background() -> None:
     assert made.images[0, 40:].abs().sum() == 0
     assert made.labels[1, 10:20, 12:26].eq(3).all()
     assert made.labels.count_nonzero() == 4 * 10 * 14
+
+
+def test_annotators_share_the_images() -> None:
+    rng = np.random.default_rng(1)
+    image, other = rng.random((3, 40, 40)).astype(np.float16), rng.random((2, 40, 40)).astype(np.float16)
+    drawn = {who: np.full((3, 40, 40), who + 2, np.uint8) for who in (-1, 1)}
+    made = build_bank([(image, drawn), (other, {1: np.ones((2, 40, 40), np.uint8)})], (32, 32), torch.device("cpu"))
+    assert len(made) == 8
+    assert made.images.shape == (5, 40, 40)
+    assert made.image.tolist() == [0, 1, 2, 0, 1, 2, 3, 4]
+    assert made.annotator.tolist() == [-1, -1, -1, 1, 1, 1, 1, 1]
+    assert made.labels[:, 0, 0].tolist() == [1, 1, 1, 3, 3, 3, 1, 1]
+    assert torch.equal(made.images[made.image[3]], torch.from_numpy(image[0]))
 
 
 def test_patches_are_centred_on_the_heart_even_where_a_slice_has_none() -> None:
