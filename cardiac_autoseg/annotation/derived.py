@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 from cardiac_autoseg.annotation.compute import compute, covering, find_bundle, is_fresh
 from cardiac_autoseg.annotation.recipes import CONSENSUS, in_order, parse_recipe
-from cardiac_autoseg.data.index import Dataset, Source, load_dataset, save_dataset
+from cardiac_autoseg.data.index import Dataset, Source, editing, load_dataset, save_dataset
 from cardiac_autoseg.data.parsing import check_name
 from cardiac_autoseg.errors import UserError
 from cardiac_autoseg.preprocessing.identity import FileHashes
@@ -33,7 +31,7 @@ def declare(workspace: Workspace, name: str, recipe: str, report: Report) -> Dat
     if parsed.kind == "pseudo":
         # As a path from the workspace: a name may mean something else in another folder, later.
         recipe = f"pseudo:{workspace.relative(find_bundle(workspace, parsed.model))}"
-    with _alone(workspace):
+    with editing(workspace.dataset):
         dataset = load_dataset(workspace.dataset)
         before = dataset.sources.get(name)
         if before and not before.derived:
@@ -82,7 +80,7 @@ def refresh(
             return dataset
     except UserError:
         pass  # said below
-    with _alone(workspace):
+    with editing(workspace.dataset):
         dataset = before = load_dataset(workspace.dataset)
         done: set[str] = set()
         for asked in dataset.sources if names is None else names:
@@ -120,16 +118,6 @@ def ensure(workspace: Workspace, names: Sequence[str], report: Report) -> None:
         report(f"preprocessed the labels of {', '.join(derived)}: {outcome.made} made, {outcome.kept} unchanged")
         for case, reason in outcome.failed.items():
             report(f"left out {case}: {reason}")
-
-
-@contextmanager
-def _alone(workspace: Workspace) -> Iterator[None]:
-    """Wait until no other process computes derived sources or changes their recipes."""
-    folder = workspace.root / "annotations"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
 
 
 def _described(workspace: Workspace, dataset: Dataset, name: str) -> Dataset:

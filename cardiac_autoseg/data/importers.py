@@ -10,7 +10,7 @@ from pathlib import Path
 from cardiac_autoseg.data import acdc, folder, mnms, nnunet
 from cardiac_autoseg.data.check import Checked, check_dataset
 from cardiac_autoseg.data.header import is_nifti
-from cardiac_autoseg.data.index import Dataset, LabelRef, Source, load_dataset, save_dataset
+from cardiac_autoseg.data.index import Dataset, LabelRef, Source, editing, load_dataset, save_dataset
 from cardiac_autoseg.data.parsing import check_name, class_values, match_labels, values_beside
 from cardiac_autoseg.data.summary import coverage_table
 from cardiac_autoseg.errors import UserError
@@ -92,8 +92,8 @@ def import_and_check(
     if gt in dataset.sources and (simulated or note):
         described = dataclasses.replace(dataset.sources[gt], simulated=simulated, note=note)
         dataset = dataclasses.replace(dataset, sources={**dataset.sources, gt: described})
-    dataset = _keep_added(workspace, dataset, report)
-    return _finish(workspace, dataset, skipped, report, verbose)
+    with editing(workspace.dataset):
+        return _finish(workspace, _keep_added(workspace, dataset, report), skipped, report, verbose)
 
 
 def add_source(
@@ -113,8 +113,16 @@ def add_source(
     Raises :class:`UserError` if there is no workspace, no file matches, or the name is taken by other labels.
     """
     check_name(name, "label source")
+    with editing(workspace.dataset):
+        dataset, skipped = _with_source(workspace, name, directory.expanduser(), report, Source({}, simulated, note))
+        return _finish(workspace, dataset, skipped, report, verbose)
+
+
+def _with_source(
+    workspace: Workspace, name: str, directory: Path, report: Callable[[str], None], described: Source
+) -> tuple[Dataset, list[str]]:
+    """The index with the label files in ``directory`` as source ``name``, and why other files there belong to no case."""
     dataset = load_dataset(workspace.dataset)
-    directory = directory.expanduser()
     with _reading(directory):
         if not directory.is_dir():
             raise UserError(f"{directory} is not a folder: give the folder that holds the label files of {name}")
@@ -146,11 +154,11 @@ def add_source(
         labels = {source: ref for source, ref in case.labels.items() if source != name}
         labels |= {name: refs[case.id]} if case.id in refs else {}
         cases.append(dataclasses.replace(case, labels=labels))
-    sources = {**dataset.sources, name: Source(values=values, simulated=simulated, note=note)}
+    sources = {**dataset.sources, name: dataclasses.replace(described, values=values)}
     meaning = ", ".join(f"{value} {label}" for value, label in sorted(values.items()) if value)
     report(f"{name}: {len(match.found)} of {len(cases)} cases have a file in {directory}; values read as {meaning}")
     skipped = [f"source {name}: {message}" for message in match.unmatched]
-    return _finish(workspace, dataclasses.replace(dataset, cases=tuple(cases), sources=sources), skipped, report, verbose)
+    return dataclasses.replace(dataset, cases=tuple(cases), sources=sources), skipped
 
 
 def _keep_added(workspace: Workspace, dataset: Dataset, report: Callable[[str], None]) -> Dataset:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -87,8 +90,21 @@ class Dataset:
         return tuple(case for case in self.cases if source in case.labels)
 
 
+@contextmanager
+def editing(path: Path) -> Iterator[None]:
+    """Wait until no other process changes the index at ``path``, and keep others waiting meanwhile.
+
+    What is changed must be read within: an index read before may lack a source that another process has added since. The
+    lock ends with its process; it cannot be taken twice.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with (path.parent / ".dataset.lock").open("a") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
 def save_dataset(path: Path, dataset: Dataset) -> None:
-    """Write ``dataset.json`` atomically."""
+    """Write ``dataset.json`` atomically; within :func:`editing` where others may write it, too."""
     write_json(path, {"format_version": FORMAT_VERSION, **dataclasses.asdict(dataset)})
 
 

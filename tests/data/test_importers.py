@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import pytest
 from cardiac_autoseg.data.acdc import import_acdc
 from cardiac_autoseg.data.folder import import_folder
 from cardiac_autoseg.data.importers import IMPORTERS, add_source, import_and_check, recognise
-from cardiac_autoseg.data.index import Case, Dataset, load_dataset
+from cardiac_autoseg.data.index import Case, Dataset, editing, load_dataset, save_dataset
 from cardiac_autoseg.data.load import load_image, load_labels
 from cardiac_autoseg.data.mnms import import_mnms
 from cardiac_autoseg.data.nnunet import import_nnunet
@@ -171,7 +172,7 @@ def test_recognise(
 
 def test_images_stay_where_they_are(acdc_like: Path, workspace: Workspace, report: Report) -> None:
     import_and_check("auto", acdc_like, workspace, "expert", None, report)
-    assert [path.name for path in workspace.root.iterdir()] == ["dataset.json"]
+    assert sorted(path.name for path in workspace.root.iterdir()) == [".dataset.lock", "dataset.json"]
     loaded = load_dataset(workspace.dataset)
     assert all(Path(case.image).is_absolute() for case in loaded.cases)
     # A workspace that holds its data can be moved as a whole.
@@ -327,3 +328,16 @@ def test_acdc_itself(acdc: Path, workspace: Workspace) -> None:
     assert (case.phase, case.frame) == ("ED", 4)
     cine = read_cine(acdc / "patient090" / "patient090_4d.nii.gz")
     assert np.array_equal(cine.array[3], load_image(workspace, case).array)
+
+
+def test_sources_added_at_once_are_all_kept(imported: Dataset, workspace: Workspace, tmp_path: Path) -> None:
+    write_labels(tmp_path / "other" / "patient001_frame02.nii.gz", heart(), GEOMETRY)
+    with ThreadPoolExecutor(1) as pool:
+        with editing(workspace.dataset):
+            adding = pool.submit(add_source, workspace, "other", tmp_path / "other", lambda _: None)
+            with pytest.raises(TimeoutError):
+                adding.result(0.3)
+            meanwhile = {**imported.sources, "third": imported.sources["expert"]}
+            save_dataset(workspace.dataset, dataclasses.replace(imported, sources=meanwhile))
+        adding.result(30)
+    assert load_dataset(workspace.dataset).sources.keys() == {"expert", "other", "third"}
