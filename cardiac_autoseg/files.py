@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -70,6 +71,15 @@ def read_json(path: Path, remedy: str = "") -> Any:
         raise UserError(f"{path} does not exist. {remedy}".strip()) from error
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as JSON ({error}). {remedy}".strip()) from error
+
+
+def finite(values: Any) -> Any:
+    """JSON-ready values with None for every NaN and infinity, which JSON does not have; tuples become lists."""
+    if isinstance(values, dict):
+        return {name: finite(item) for name, item in values.items()}
+    if isinstance(values, list | tuple):
+        return [finite(item) for item in values]
+    return None if isinstance(values, float) and not math.isfinite(values) else values
 
 
 def hash_json(values: Any) -> str:

@@ -35,6 +35,11 @@ def at_least(minimum: int) -> Callable[[str], int]:
     return whole_number
 
 
+def names(text: str) -> tuple[str, ...]:
+    """A list such as "unet, enet"; empty parts are left out."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
 def run(
     parser: argparse.ArgumentParser, work: Callable[[argparse.Namespace], int], arguments: Sequence[str] | None = None
 ) -> int:

@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--arch", default="", metavar="A,B,…", help="architectures; without it all that have runs of both")
     parser.add_argument(
-        "--loss", default="", help="loss of the compared runs; without it ce_dice, else the baseline's usual"
+        "--loss", default="", metavar="LOSS", help="loss of the compared runs; without it ce_dice, else the baseline's usual"
     )
     parser.add_argument("--test", default="", metavar="NAME", help="an external test set instead of the held-out patients")
     parser.add_argument(
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default="",
         metavar="A=X,B=Y",
         help='with --price: what must be reached, such as "dice RV ED=0.88,LV_EF=3" (mean Dice; mean absolute error of an'
-        " index, in its unit); finds the cheapest mix for it too",
+        " index, in points, mL or g); finds the cheapest mix for it too",
     )
     parser.add_argument("-o", "--output", metavar="DIR", help="folder to write; without it reports/compare in the workspace")
     parser.add_argument("--json", action="store_true", help="print every number as JSON instead of the verdicts in words")
@@ -81,11 +81,12 @@ def work(values: argparse.Namespace) -> int:
     from cardiac_autoseg.workspace import find_workspace
 
     workspace = find_workspace(values.workspace)
-    prices, wishes = _numbers("--price", values.price), _numbers("--wish", values.wish)
+    prices, wishes = _wanted(values, workspace)
     if values.declare:
         redeclare(workspace.margins, Path(values.declare).expanduser())
     margins = load(Path(values.margins).expanduser()) if values.margins else declare(workspace.margins)
-    selection = Selection(values.baseline, _names(values.gt), _names(values.arch), values.loss, values.test)
+    sources, architectures = common.names(values.gt), common.names(values.arch)
+    selection = Selection(values.baseline, sources, architectures, values.loss, values.test)
     result = compare(workspace, selection, margins, lambda line: print(line, file=sys.stderr, flush=True))
     name = f"compare_{values.test}" if values.test else "compare"
     folder = Path(values.output).expanduser() if values.output else workspace.reports / name
@@ -127,7 +128,9 @@ def _learning(
                 workspace,
                 result.baseline,
                 collected.sources,
-                loss=collected.loss,
+                collected.selection.architectures,
+                collected.loss,
+                collected.selection.test,
                 prices=prices,
                 wishes=wishes,
                 report=lambda line: print(line, file=sys.stderr, flush=True),
@@ -138,12 +141,35 @@ def _learning(
         return None, str(error)
 
 
+def _wanted(values: argparse.Namespace, workspace: Workspace) -> tuple[dict[str, float], dict[str, float]]:
+    """Prices and wishes; said before the work if nothing could come of them."""
+    from cardiac_autoseg.data.index import load_dataset
+    from cardiac_autoseg.errors import UserError
+
+    prices, wishes = _numbers("--price", values.price), _numbers("--wish", values.wish)
+    if (prices or wishes) and not values.learning_curve:
+        raise UserError("--price and --wish ask for what learning curves tell: give --learning-curve, too")
+    if wishes and not prices:
+        raise UserError("--wish needs the prices of the annotations: give --price, as in --price expert=30,novice=5")
+    if prices:
+        dataset = load_dataset(workspace.dataset)
+        for name in (*prices, values.baseline):
+            dataset.labelled(name)
+        if values.baseline not in prices or len(prices) < 2:
+            raise UserError(f"--price {values.price}: a mix is of {values.baseline} and another source: give both prices")
+    if wishes:
+        from cardiac_autoseg.comparison.learning import check_endpoints
+
+        check_endpoints(wishes)
+    return prices, wishes
+
+
 def _numbers(option: str, text: str) -> dict[str, float]:
     """ "expert=30,novice=5" as numbers above 0."""
     from cardiac_autoseg.errors import UserError
 
     numbers = {}
-    for item in _names(text):
+    for item in common.names(text):
         name, _, value = item.rpartition("=")
         try:
             numbers[name] = float(value)
@@ -152,7 +178,3 @@ def _numbers(option: str, text: str) -> dict[str, float]:
         if not name or not 0 < numbers[name] < float("inf"):
             raise UserError(f"{option} {item}: expected NAME=NUMBER with a number above 0, as in expert=30,novice=5")
     return numbers
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())

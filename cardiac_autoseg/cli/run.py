@@ -248,8 +248,8 @@ def _summary(progress: Progress, out: Any) -> int:
 
 
 def _names(text: str) -> tuple[str, ...]:
-    """A list such as "unet,enet"."""
-    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    """An argparse type: a list such as "unet,enet", not empty."""
+    names = common.names(text)
     if not names:
         raise argparse.ArgumentTypeError("the list is empty")
     return names

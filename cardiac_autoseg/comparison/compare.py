@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -19,13 +20,10 @@ from cardiac_autoseg.comparison.mixed import mixed_model
 from cardiac_autoseg.comparison.paired import Comparison, compare_pairs, with_holm
 from cardiac_autoseg.comparison.plausible import plausibility
 from cardiac_autoseg.comparison.result import (
-    Agreement,
     ComparisonResult,
-    Effect,
     EndpointResult,
     MarginTiming,
     MixedRow,
-    Reclassified,
 )
 from cardiac_autoseg.comparison.robustness import won_back
 from cardiac_autoseg.comparison.values import (
@@ -42,8 +40,9 @@ from cardiac_autoseg.comparison.values import (
     persons_of,
 )
 from cardiac_autoseg.errors import UserError
-from cardiac_autoseg.evaluation.results import Row
 from cardiac_autoseg.workspace import Workspace
+
+Result = TypeVar("Result")
 
 FEWEST_PATIENTS = 2
 """A mean paired difference has a spread from two patients on."""
@@ -51,7 +50,7 @@ FEWEST_PATIENTS = 2
 
 @dataclass(frozen=True)
 class _Pair:
-    """One source against the baseline: values over the shared architectures and folds."""
+    """One source against the baseline: values over the shared architectures and folds, and these architectures' seeds."""
 
     source: str
     trained: Values
@@ -84,50 +83,52 @@ def compare(
     collected = collect_runs(workspace, selection)
     notes = list(collected.notes)
     persons, groups = persons_of(collected.scored_dataset), groups_of(collected.scored_dataset)
-    every_run = (*collected.runs, *collected.robust)
-    measured = {run.predictions: measure(run, persons) for run in every_run}
+    measured = {run.predictions: measure(run, persons) for run in (*collected.runs, *collected.robust)}
     pairs = [pair for source in collected.sources if (pair := _pair(collected, source, measured, notes))]
     if not pairs:
         raise UserError(
             f"nothing to compare in {workspace.root}: no two patients are scored by runs of {selection.baseline} and "
             f"of another source in the same fold and architecture ({' '.join(notes)}); train the same folds of both"
         )
-    endpoints: list[EndpointResult] = []
-    errors: list[EndpointResult] = []
-    subgroups: list[Effect] = []
-    levels: list[Effect] = []
-    reclassified: list[Reclassified] = []
-    agreement: list[Agreement] = []
-    patients: list[Row] = []
-    for pair in pairs:
+
+    def primary(pair: _Pair) -> list[EndpointResult]:
         report(f"{pair.source} against {selection.baseline}")
-        endpoints += _family(pair, "", "primary", margins)
-        errors += _family(pair, "", "error", margins)
-        subgroups += parts.subgroups(pair.source, pair.trained, pair.baseline, groups)
-        levels += parts.levels(pair.source, pair.trained, pair.baseline)
-        reclassified += parts.reclassification(pair.source, pair.trained, pair.baseline)
-        agreement += parts.agreement(pair.source, selection.baseline, pair.trained, pair.baseline)
-        patients += parts.patient_rows(pair.source, pair.trained, pair.baseline, groups)
+        return _family(pair, "", "primary", margins)
+
     shown = {pair.source: _people(pair) for pair in pairs}
     shown = {selection.baseline: set().union(*shown.values()), **shown}
     return ComparisonResult(
         collected=collected,
         margins=margins,
         timing=_timing(margins, collected.runs),
-        simulated=tuple(sorted({run.key.gt for run in every_run if simulated(run.key.gt, collected.dataset)})),
-        endpoints=tuple(endpoints),
-        errors=tuple(errors),
+        simulated=_simulated(collected),
+        endpoints=_each(pairs, primary),
+        errors=_each(pairs, lambda pair: _family(pair, "", "error", margins)),
         architectures=tuple(_architectures(collected, pairs, measured, margins)),
         mixed=tuple(_mixed(collected, pairs, measured, notes)),
-        subgroups=tuple(subgroups),
-        levels=tuple(levels),
-        reclassification=tuple(reclassified),
-        agreement=tuple(agreement),
+        subgroups=_each(pairs, lambda pair: parts.subgroups(pair.source, pair.trained, pair.baseline, groups)),
+        levels=_each(pairs, lambda pair: parts.levels(pair.source, pair.trained, pair.baseline)),
+        reclassification=_each(pairs, lambda pair: parts.reclassification(pair.source, pair.trained, pair.baseline)),
+        agreement=_each(pairs, lambda pair: parts.agreement(pair.source, selection.baseline, pair.trained, pair.baseline)),
         robustness=tuple(won_back(collected, measured)),
         plausibility=tuple(plausibility(collected, shown, notes, report)),
-        patients=tuple(patients),
+        patients=_each(pairs, lambda pair: parts.patient_rows(pair.source, pair.trained, pair.baseline, groups)),
         notes=tuple(dict.fromkeys(notes)),
     )
+
+
+def _each(pairs: Sequence[_Pair], rows_of: Callable[[_Pair], Iterable[Result]]) -> tuple[Result, ...]:
+    """The rows of every pair, one after the other."""
+    return tuple(row for pair in pairs for row in rows_of(pair))
+
+
+def _simulated(collected: Collected) -> tuple[str, ...]:
+    """What rests on simulated labels: of what the runs were trained on, and the reference they are scored against."""
+    trained = {run.key.gt for run in (*collected.runs, *collected.robust)}
+    found = {gt for gt in trained if simulated(gt, collected.dataset)}
+    if simulated(collected.reference, collected.scored_dataset):
+        found.add(collected.reference)
+    return tuple(sorted(found))
 
 
 def _pair(collected: Collected, source: str, measured: Mapping[Path, Values], notes: list[str]) -> _Pair | None:
@@ -155,7 +156,10 @@ def _paired_runs(
     measured: Mapping[Path, Values],
 ) -> _Pair:
     trained, baseline = contrast([new, old], measured)
-    return _Pair(source, trained, baseline, control_arm(runs, measured))
+    # Seeds of one architecture differ more than the means over several do: the control arm is of the same architectures.
+    shared = {run.key.architecture for run in new} & {run.key.architecture for run in old}
+    control = control_arm([run for run in runs if run.key.architecture in shared], measured)
+    return _Pair(source, trained, baseline, control)
 
 
 def _people(pair: _Pair) -> set[str]:
@@ -239,15 +243,23 @@ def _mixed(
 
 
 def _timing(margins: Margins, runs: Sequence[ScoredRun]) -> MarginTiming:
-    finished = sorted(time for run in runs if (time := _seconds(run.record.get("updated"))))
+    finished = sorted(time for run in runs if (time := _finished(run.record)) is not None)
     declared = _seconds(margins.declared) or math.inf
-    stamps = {_seconds(run.record.get("updated")): str(run.record.get("updated")) for run in runs}
-    return MarginTiming(
-        first_finished=stamps[finished[0]] if finished else "",
-        last_finished=stamps[finished[-1]] if finished else "",
-        finished_before=sum(time < declared for time in finished),
-        runs=len(runs),
+    first, last = (
+        datetime.fromtimestamp(finished[place], UTC).isoformat(timespec="seconds") if finished else "" for place in (0, -1)
     )
+    return MarginTiming(first, last, sum(time < declared for time in finished), len(runs))
+
+
+def _finished(record: Mapping[str, Any]) -> float | None:
+    """When a run was finished, in seconds since the epoch: not after its start and the time it took.
+
+    A run that is validated again later, against another reference say, is "updated" then, but could be looked at before.
+    """
+    updated, started, spent = _seconds(record.get("updated")), _seconds(record.get("started")), record.get("seconds")
+    if updated is None or started is None or not isinstance(spent, dict):
+        return updated
+    return min(updated, started + sum(value for value in spent.values() if isinstance(value, int | float)))
 
 
 def _seconds(text: object) -> float | None:

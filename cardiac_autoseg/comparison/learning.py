@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cardiac_autoseg.annotation.recipes import parse_recipe
-from cardiac_autoseg.annotation.sources import parse_gt
+from cardiac_autoseg.annotation.sources import parse_gt, simulated
+from cardiac_autoseg.comparison.collect import ScoredRun, same_settings, scored_runs
 from cardiac_autoseg.comparison.learning_curve import (
     LearningCurve,
     Mix,
@@ -19,18 +20,17 @@ from cardiac_autoseg.comparison.learning_curve import (
     fit_learning_curve,
     least_expert,
 )
+from cardiac_autoseg.comparison.values import INDICES, PHASES, average, measure, persons_of
 from cardiac_autoseg.data.index import Dataset, load_dataset
 from cardiac_autoseg.errors import UserError
-from cardiac_autoseg.evaluation.results import Evaluation, read_evaluation
-from cardiac_autoseg.inference.crossvalidation import FinishedRun, finished_runs
+from cardiac_autoseg.scale.matrix import load_splits
 from cardiac_autoseg.workspace import Workspace
 from planning.splits import Splits
 
-INDICES = ("LV_EF", "RV_EF", "LV_EDV", "LV_ESV", "RV_EDV", "RV_ESV", "LV_mass")
 Count = tuple[int, int]
 """Annotated subjects: (by the baseline, by the cheap source)."""
 Scores = dict[str, dict[str, float]]
-"""Endpoint -> patient -> error."""
+"""Endpoint -> person -> error."""
 
 
 @dataclass(frozen=True)
@@ -51,56 +51,80 @@ class Price:
 
 @dataclass(frozen=True)
 class Learning:
-    """All fitted curves, of one architecture and loss; ``notes`` say what was left out, and why."""
+    """All fitted curves, of one architecture and loss; ``notes`` say what was left out, and why.
+
+    ``simulated`` are those among the compared sources and the baseline that rest on simulated labels.
+    """
 
     architecture: str
     loss: str
     curves: tuple[LearningCurve, ...]
     prices: tuple[Price, ...]
     notes: tuple[str, ...]
+    simulated: tuple[str, ...] = ()
 
 
-def errors_of(evaluation: Evaluation) -> Scores:
-    """Errors by endpoint and patient: 1 - Dice for "dice LV ED" and so on, |prediction - reference| for the indices."""
-    found: Scores = defaultdict(dict)
-    for row in evaluation.cases:
-        if row["phase"]:
-            found[f"dice {row['structure']} {row['phase']}"][row["subject"]] = 1 - row["dice"]
-    for row in evaluation.patients:
-        if row["index"] in INDICES and row["prediction"] is not None and row["reference"] is not None:
-            found[row["index"]][row["subject"]] = abs(row["prediction"] - row["reference"])
-    return found
+def errors_of(run: ScoredRun, persons: Mapping[str, str]) -> Scores:
+    """Errors by endpoint and person: 1 - Dice for "dice LV ED" and so on, |prediction - reference| for the indices.
+
+    ``persons`` maps subjects to persons, as in :func:`~cardiac_autoseg.comparison.values.measure`.
+    """
+    values = measure(run, persons)
+    found = {
+        endpoint: {person: 1 - dice for person, dice in people.items()}
+        for endpoint, people in values.items()
+        if endpoint.startswith("dice ")
+    }
+    return found | {index: values[f"error {index}"] for index in INDICES if f"error {index}" in values}
+
+
+def check_endpoints(wishes: Mapping[str, float]) -> None:
+    """Raise :class:`UserError` for a wish that no endpoint can have: an unknown name, a Dice of 1 or more."""
+    for name, value in wishes.items():
+        dice = name.startswith("dice ") and name.rpartition(" ")[2] in PHASES and len(name.split(" ")) == 3
+        if not dice and name not in INDICES:
+            raise UserError(f"there is no endpoint {name!r}: wish for one such as 'dice RV ED', or {', '.join(INDICES)}")
+        if dice and value >= 1:
+            raise UserError(f"{name}={value:g}: a mean Dice lies below 1")
 
 
 def collect_learning(
     workspace: Workspace,
     baseline: str,
     sources: Sequence[str],
-    architecture: str | None = None,
+    architectures: Sequence[str] = (),
     loss: str = "ce_dice",
+    test: str = "",
     prices: Mapping[str, float] | None = None,
     wishes: Mapping[str, float] | None = None,
     report: Callable[[str], None] = lambda _: None,
 ) -> Learning:
     """Fit the learning curve of each source beside the baseline's, for every endpoint.
 
-    ``architecture``: default the one with the most runs on a number of subjects. ``prices``: per annotated subject, of the
-    baseline and of sources; for those with a price the cheapest mixes are found, for what the baseline reached and for
-    ``wishes``: endpoint ("dice RV ED", "LV_EF") -> wished mean Dice, or mean absolute error of an index. Raises
-    :class:`UserError` if there are no such runs; a source that cannot be fitted is named in the notes.
+    Of ``architectures`` (empty: of all) the one with the most runs on a number of subjects is taken, and of its runs those
+    that differ in nothing but labels, fold and seed; they are scored on the held-out patients, or on the external test set
+    ``test``. ``prices``: per annotated subject, of the baseline and of sources; for those with a price the cheapest mixes
+    are found, for what the baseline reached and for ``wishes``: endpoint ("dice RV ED", "LV_EF") -> wished mean Dice, or
+    mean absolute error of an index. Raises :class:`UserError` if there are no such runs, or for a wish that cannot be; a
+    source that cannot be fitted is named in the notes.
     """
+    check_endpoints(wishes or {})
     dataset = load_dataset(workspace.dataset)
+    persons = persons_of(load_dataset(workspace.test(test).dataset) if test else dataset)
     notes: list[str] = []
-    runs, splits = _runs(workspace, dataset, architecture, loss)
+    runs = _runs(workspace, dataset, baseline, architectures, loss, test, notes)
     if not runs:
         raise UserError(
             f"{workspace.root} has no finished runs on a number of subjects: train them with"
             f" cas_run --learning-curve 5,10,20,40 --gt {baseline},{','.join(sources) or 'SOURCE'}"
         )
-    architecture = runs[0].key.architecture
+    splits = load_splits(workspace)
+    scores = [(run, errors_of(run, persons)) for run in runs if run.record.get("splits_hash") in (None, splits.hash())]
+    if len(scores) < len(runs):
+        notes.append(f"{len(runs) - len(scores)} runs left out: trained with other folds than splits.json has now.")
     curves: list[LearningCurve] = []
     for source in sources:
-        errors = _errors(runs, dataset, splits, baseline, source)
+        errors = _errors(scores, dataset, splits, baseline, source)
         fitted = [
             curve
             for endpoint, table in errors.items()
@@ -115,42 +139,62 @@ def collect_learning(
             )
         curves += fitted
     found = [price for curve in curves for price in _prices(curve, prices or {}, wishes or {})]
-    return Learning(architecture, loss, tuple(curves), tuple(found), tuple(notes))
+    marked = tuple(name for name in (baseline, *sources) if simulated(name, dataset))
+    return Learning(runs[0].key.architecture, loss, tuple(curves), tuple(found), tuple(notes), marked)
 
 
 def _runs(
-    workspace: Workspace, dataset: Dataset, architecture: str | None, loss: str
-) -> tuple[list[FinishedRun], Splits | None]:
-    """Finished runs with a fold, of the architecture with the most runs on a number of subjects."""
-    wanted = {key.gt for key, _ in workspace.runs() if key.loss == loss and key.fold != "all"}
-    runs: list[FinishedRun] = []
-    splits = None
-    for gt in sorted(wanted):
-        try:
-            _, splits, found = finished_runs(workspace, gt, lambda _: None, [architecture] if architecture else (), [loss])
-        except UserError:
-            continue  # of a source that is not in the index any more
-        runs += [run for run in found if run.key.fold != "all"]
-    limited = Counter(run.key.architecture for run in runs if parse_gt(run.key.gt, dataset).subjects is not None)
+    workspace: Workspace,
+    dataset: Dataset,
+    baseline: str,
+    architectures: Sequence[str],
+    loss: str,
+    test: str,
+    notes: list[str],
+) -> list[ScoredRun]:
+    """The scored runs of the architecture with the most runs on a number of subjects; none if there are no such runs."""
+    unusable: list[str] = []  # the comparison tells of these
+    found = [
+        run
+        for run in scored_runs(workspace, test, unusable, unusable)
+        if run.key.loss == loss
+        and run.key.fold != "all"
+        and (not architectures or run.key.architecture in architectures)
+        and _subjects(run.key.gt, dataset) is not None
+    ]
+    limited = Counter(run.key.architecture for run in found if _subjects(run.key.gt, dataset))
     if not limited:
-        return [], None
+        return []
     chosen = max(sorted(limited), key=lambda name: limited[name])
-    return [run for run in runs if run.key.architecture == chosen], splits
+    return same_settings([run for run in found if run.key.architecture == chosen], baseline, notes)
+
+
+def _subjects(gt: str, dataset: Dataset) -> int | None:
+    """On how many subjects ``gt`` trains, 0 for all; None for several sources, and for one that is not in the index."""
+    try:
+        training = parse_gt(gt, dataset)
+    except UserError:
+        return None
+    return (training.subjects or 0) if len(training.sources) == 1 else None
 
 
 def _errors(
-    runs: Sequence[FinishedRun], dataset: Dataset, splits: Splits | None, baseline: str, source: str
+    scores: Sequence[tuple[ScoredRun, Scores]], dataset: Dataset, splits: Splits, baseline: str, source: str
 ) -> dict[str, dict[Count, NDArray[np.float64]]]:
-    """Endpoint -> count -> errors of the patients that every count has, seeds averaged."""
-    scores: dict[Count, dict[str, dict[str, list[float]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
-    for run in runs:
+    """Endpoint -> count -> errors of the patients that every count has, seeds averaged.
+
+    Runs on the same labels are one point of the curve, at their mean count: whole training sets differ from fold to fold.
+    """
+    labels: dict[str, list[tuple[Count, Scores]]] = {}
+    for run, own in scores:
         count = _count(run.key.gt, run.key.fold, dataset, splits, baseline, source)
-        if count is None:
-            continue
-        for endpoint, patients in errors_of(read_evaluation(run.folder / "validation")).items():
-            for patient, error in patients.items():
-                scores[count][endpoint][patient].append(error)
-    merged = _merge(scores)
+        if count is not None:
+            labels.setdefault(run.key.gt, []).append((count, own))
+    points: dict[Count, list[Scores]] = {}
+    for found in labels.values():
+        expert, cheap = (round(float(np.mean([count[kind] for count, _ in found]))) for kind in (0, 1))
+        points.setdefault((expert, cheap), []).extend(own for _, own in found)
+    merged = {count: average(points[count]) for count in sorted(points)}
     endpoints = dict.fromkeys(endpoint for table in merged.values() for endpoint in table)
     result = {}
     for endpoint in endpoints:
@@ -160,27 +204,9 @@ def _errors(
     return result
 
 
-def _merge(scores: Mapping[Count, Mapping[str, Mapping[str, list[float]]]]) -> dict[Count, Scores]:
-    """Means over seeds; the whole training sets of the folds, 79 or 80 subjects, are one point of the curve."""
-    result: dict[Count, Scores] = {}
-    for count in sorted(scores):
-        near = next((old for old in result if _near(old, count)), count)
-        table = result.setdefault(near, {})
-        for endpoint, patients in scores[count].items():
-            table.setdefault(endpoint, {}).update({patient: float(np.mean(all_)) for patient, all_ in patients.items()})
-    return result
-
-
-def _near(first: Count, second: Count) -> bool:
-    """Within 3 %, of the same kind."""
-    return all((a == 0) == (b == 0) and abs(a - b) <= 0.03 * max(a, b) for a, b in zip(first, second, strict=True))
-
-
-def _count(gt: str, fold: str, dataset: Dataset, splits: Splits | None, baseline: str, source: str) -> Count | None:
+def _count(gt: str, fold: str, dataset: Dataset, splits: Splits, baseline: str, source: str) -> Count | None:
     """How many subjects of each kind a run was trained on; None for a run that is no point of this curve."""
     training = parse_gt(gt, dataset)
-    if len(training.sources) != 1 or splits is None:
-        return None
     name = training.sources[0]
     members = set(splits.train(fold))
     total = training.subjects or len({case.subject for case in dataset.labelled(name) if case.subject in members})

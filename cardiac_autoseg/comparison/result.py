@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from cardiac_autoseg.comparison.mixed import MixedEffect
 from cardiac_autoseg.comparison.paired import Comparison
 from cardiac_autoseg.evaluation.agreement import BlandAltman
 from cardiac_autoseg.evaluation.results import Row, to_csv
-from cardiac_autoseg.files import write_json, write_text
+from cardiac_autoseg.files import finite, write_json, write_text
 
 FORMAT_VERSION = 1
 Interval = tuple[float, float]
@@ -115,7 +114,7 @@ class WonBack:
 
 @dataclass(frozen=True)
 class Plausibility:
-    """Shares of the slices that violate an anatomical criterion; ``who`` is "reference", "baseline" or a source."""
+    """Shares of the slices that violate an anatomical criterion; ``who`` is "reference", the baseline or a source."""
 
     who: str
     slices: int
@@ -145,7 +144,10 @@ class MarginTiming:
 
 @dataclass(frozen=True)
 class ComparisonResult:
-    """Everything a comparison found. ``patients`` has each patient's values of each endpoint, as rows."""
+    """Everything a comparison found. ``patients`` has each patient's values of each endpoint, as rows.
+
+    ``simulated`` names what rests on simulated labels: what runs were trained on, and the reference.
+    """
 
     collected: Collected
     margins: Margins
@@ -209,7 +211,7 @@ def to_json(result: ComparisonResult) -> dict[str, Any]:
         "margins_timing": dataclasses.asdict(result.timing),
         "notes": list(result.notes),
         "failed": list(collected.failed),
-        **{name: [_finite(row) for row in rows] for name, rows in tables(result).items()},
+        **{name: finite(rows) for name, rows in tables(result).items()},
     }
 
 
@@ -263,8 +265,3 @@ def _cells(row: Reclassified) -> Row:
         for second, count in zip(row.classes, counts, strict=True)
     }
     return {"classes": " | ".join(row.classes), "table": "", **cells}
-
-
-def _finite(row: Row) -> Row:
-    """JSON has no NaN."""
-    return {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()}

@@ -20,7 +20,8 @@ def won_back(collected: Collected, measured: Mapping[Path, Values]) -> list[WonB
     rows: list[WonBack] = []
     methods = sorted({_method(run) for run in collected.robust})
     for source in collected.sources:
-        baseline, plain = ([run for run in collected.runs if run.key.gt == gt] for gt in (_baseline(collected), source))
+        gts = (collected.selection.baseline, source)
+        baseline, plain = ([run for run in collected.runs if run.key.gt == gt] for gt in gts)
         for method in methods:
             runs = [run for run in collected.robust if _method(run) == method and _uses(run, source, collected)]
             expert, trained, robust = contrast([baseline, plain, runs], measured)
@@ -29,12 +30,14 @@ def won_back(collected: Collected, measured: Mapping[Path, Values]) -> list[WonB
 
 
 def share_ci(won: Floats, gap: Floats, resamples: int = RESAMPLES) -> Interval:
-    """95 % percentile bootstrap interval of mean(won) / mean(gap), both (n,) of the same patients, who are resampled."""
+    """95 % percentile bootstrap interval of mean(won) / mean(gap), both (n,) of the same patients, who are resampled.
+
+    For a gap that is surely above 0: the few resamples without a gap have no share, and are left out.
+    """
     rng = np.random.default_rng(0)
     chosen = rng.integers(len(gap), size=(resamples, len(gap)))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratios = won[chosen].mean(axis=1) / gap[chosen].mean(axis=1)
-    low, high = np.percentile(ratios[np.isfinite(ratios)], (2.5, 97.5))
+    wins, gaps = won[chosen].mean(axis=1), gap[chosen].mean(axis=1)
+    low, high = np.percentile(wins[gaps > 0] / gaps[gaps > 0], (2.5, 97.5))
     return float(low), float(high)
 
 
@@ -92,7 +95,3 @@ def _uses(run: ScoredRun, source: str, collected: Collected) -> bool:
         return source in parse_gt(run.key.gt, collected.dataset).sources
     except UserError:
         return False
-
-
-def _baseline(collected: Collected) -> str:
-    return collected.selection.baseline

@@ -104,25 +104,26 @@ def page(result: ComparisonResult, learning: LearningPart | None = None) -> dict
     sections = [_source(result, source, notes) for source in sources]
     on = f", on the external test set {collected.selection.test}" if collected.selection.test else ""
     labels = collected.scored_dataset.labels
+    names, baseline = [source_name(result, source) for source in sources], source_name(result, result.baseline)
     return {
         "title": f"{collected.dataset.name}: do we need experts?{' (SIMULATED annotations)' if result.simulated else ''}",
         "name": collected.dataset.name,
         "simulated": result.simulated,
-        "subtitle": f"Networks trained on {', '.join(sources)} against networks trained on {result.baseline}{on}",
+        "subtitle": f"Networks trained on {', '.join(names)} against networks trained on {baseline}{on}",
         "leads": [lead_sentence(result, source) for source in sources],
         "heads": [f"{source_name(result, source)}, {patients[source]} patients" for source in sources],
         "verdicts": _verdicts(result, sources),
-        "baseline": result.baseline,
-        "reference": collected.reference,
+        "baseline": baseline,
+        "reference": source_name(result, collected.reference),
         "architectures": ", ".join(architecture_name(name) for name in collected.architectures),
         "loss": collected.loss,
         "test": collected.selection.test,
-        "patients": patients,
+        "patients": dict(zip(names, patients.values(), strict=True)),
         "margins_said": margin_sentence(result),
         "seeds_said": seeds_sentence(result),
         "margins": margins_table(result),
         "notes": list(dict.fromkeys([*notes, *collected.failed])),
-        "forest": forest(result.endpoints, sources),
+        "forest": forest(result.endpoints, dict(zip(sources, names, strict=True))),
         "sections": sections,
         "errors": tables.error_table(result.errors, result),
         "agreement": tables.agreement_table(result),
@@ -161,7 +162,8 @@ def _source(result: ComparisonResult, source: str, notes: list[str]) -> SourcePa
 def _plot(result: ComparisonResult, source: str, index: str) -> str | None:
     patients = [row for row in result.patients if row["source"] == source and row["endpoint"] == index]
     unit = patients[0]["unit"] if patients else ""
-    return bland_altman_pair(patients, index_name(index), unit, (result.baseline, source), result.collected.reference)
+    names = (source_name(result, result.baseline), source_name(result, source))
+    return bland_altman_pair(patients, index_name(index), unit, names, source_name(result, result.collected.reference))
 
 
 def _verdicts(result: ComparisonResult, sources: Sequence[str]) -> list[tuple[str, str, list[Cell | None]]]:

@@ -20,11 +20,12 @@ AXES_LABELS = {"": "difference of Dice", "points": "difference (points)", "mL": 
 MARGIN_COLOR = "#0072b2"
 
 
-def forest(rows: Sequence[EndpointResult], sources: Sequence[str]) -> str:
+def forest(rows: Sequence[EndpointResult], names: Mapping[str, str]) -> str:
     """Forest plot: mean differences with 95 % (thin) and 90 % (thick) intervals and the band of the margin.
 
-    One panel per unit, one line per endpoint, one colour per source (in the order of ``sources``).
+    One panel per unit, one line per endpoint, one colour per source, in the order of ``names``: source -> its words.
     """
+    sources = list(names)
     units = list(dict.fromkeys(row.comparison.unit for row in rows))
     endpoints = {
         unit: list(dict.fromkeys(row.comparison.endpoint for row in rows if row.comparison.unit == unit)) for unit in units
@@ -38,8 +39,8 @@ def forest(rows: Sequence[EndpointResult], sources: Sequence[str]) -> str:
         _forest_panel(axes, [row for row in rows if row.comparison.unit == unit], endpoints[unit], sources)
         axes.set_xlabel(AXES_LABELS.get(unit, f"difference ({plain(unit)})"))
     handles: list[Any] = [
-        Line2D([], [], color=color(place), marker="o", markersize=5, linewidth=1, label=plain(source))
-        for place, source in enumerate(sources)
+        Line2D([], [], color=color(place), marker="o", markersize=5, linewidth=1, label=plain(name))
+        for place, name in enumerate(names.values())
     ]
     handles.append(Patch(color=MARGIN_COLOR, alpha=0.12, label="within the margin"))
     figure.legend(handles=handles, loc="outside upper left", ncols=5, frameon=False, fontsize=8)

@@ -10,9 +10,10 @@ from typing import Any
 from cardiac_autoseg.comparison.learning import Learning
 from cardiac_autoseg.comparison.learning_curve import Interval, LearningCurve
 from cardiac_autoseg.comparison.values import endpoint_unit
+from cardiac_autoseg.files import finite
 from cardiac_autoseg.report.collect import architecture_name
 from cardiac_autoseg.report.compare import LearningPart
-from cardiac_autoseg.report.compare_words import digits, endpoint_name, endpoint_short, percent
+from cardiac_autoseg.report.compare_words import digits, endpoint_name, endpoint_short, marked, percent
 from cardiac_autoseg.report.learning_figures import learning_figure
 from cardiac_autoseg.report.tables import Table
 from cardiac_autoseg.report.words import MISSING, interval, number
@@ -29,8 +30,10 @@ def learning_part(learning: Learning) -> LearningPart:
         for unit in dict.fromkeys(endpoint_unit(curve.endpoint) for curve in own):
             chosen = [curve for curve in own if endpoint_unit(curve.endpoint) == unit]
             label = AXES_LABELS.get(unit, f"mean error ({unit})")
-            figures.append((f"{source} beside {chosen[0].baseline}: {label}", learning_figure(chosen, label)))
-        tables.append((f"How many annotations of {source} are worth those of {own[0].baseline}", _equivalents(own)))
+            heading = f"{_marked(learning, source)} beside {_marked(learning, chosen[0].baseline)}: {label}"
+            figures.append((heading, learning_figure(chosen, label)))
+        heading = f"How many annotations of {_marked(learning, source)} are worth those of {own[0].baseline}"
+        tables.append((heading, _equivalents(own)))
     if learning.prices:
         tables.append(("The cheapest mix that is as accurate", _prices(learning)))
     notes = (
@@ -39,7 +42,7 @@ def learning_part(learning: Learning) -> LearningPart:
         "beyond those that were trained are extrapolated.",
         *learning.notes,
     )
-    sentences = tuple(_sentence(curve) for curve in learning.curves if curve.endpoint.startswith("dice "))
+    sentences = tuple(_sentence(curve, learning) for curve in learning.curves if curve.endpoint.startswith("dice "))
     return LearningPart(sentences, tuple(figures), tuple(tables), notes)
 
 
@@ -48,15 +51,21 @@ def learning_json(learning: Learning) -> dict[str, Any]:
     values = dataclasses.asdict(learning)
     for curve in values["curves"]:
         del curve["resampled"]
-    return _finite(values)
+    return dict(finite(values))
 
 
-def _sentence(curve: LearningCurve) -> str:
+def _marked(learning: Learning, source: str) -> str:
+    """A source, marked where it is simulated."""
+    return marked(source, source in learning.simulated)
+
+
+def _sentence(curve: LearningCurve, learning: Learning) -> str:
     rate = curve.exchange
     worth = Interval(1 / rate.value, 1 / rate.high, 1 / rate.low)
+    baseline, source = _marked(learning, curve.baseline), _marked(learning, curve.source)
     return (
-        f"{curve.source}, {endpoint_name(curve.endpoint)}: while labels are scarce, one annotation of {curve.baseline} is "
-        f"worth {_count(worth.value, 1)} of {curve.source} (95 % CI {_count(worth.low, 1)} to {_count(worth.high, 1)}); "
+        f"{source}, {endpoint_name(curve.endpoint)}: while labels are scarce, one annotation of {baseline} is worth "
+        f"{_count(worth.value, 1)} of {curve.source} (95 % CI {_count(worth.low, 1)} to {_count(worth.high, 1)}); "
         f"the bias that no number of them removes costs {number(curve.bias.value, 3)} of Dice "
         f"({interval(curve.bias.low, curve.bias.high, 3)})."
     )
@@ -89,7 +98,7 @@ def _prices(learning: Learning) -> Table:
         mix = price.mix
         body.append(
             (
-                price.source,
+                _marked(learning, price.source),
                 endpoint_short(price.endpoint),
                 f"{number(price.error, error_digits)}{' (wished)' if price.wished else ''}",
                 f"{price.expert} × {baselines[price.source]}" if price.expert is not None else MISSING,
@@ -112,11 +121,3 @@ def _prices(learning: Learning) -> Table:
 
 def _count(value: float, decimals: int = 0) -> str:
     return "∞" if math.isinf(value) else number(value, decimals)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _finite(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

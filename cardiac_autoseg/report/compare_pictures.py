@@ -16,6 +16,7 @@ from cardiac_autoseg.data.volume import read_labels
 from cardiac_autoseg.errors import UserError
 from cardiac_autoseg.evaluation.results import Row
 from cardiac_autoseg.report.cases import CasePicture
+from cardiac_autoseg.report.compare_words import source_name
 from cardiac_autoseg.report.overlays import (
     REFERENCE_COLOR,
     choose_slices,
@@ -55,7 +56,7 @@ def comparison_pictures(result: ComparisonResult, source: str, notes: list[str])
             )
             continue
         try:
-            image = _draw(result.collected, source, case, runs)
+            image = _draw(result, source, case, runs)
         except UserError as error:
             notes.append(f"The overlay of the {rank} patient of {source}, {person}, is left out: {error}.")
             continue
@@ -102,16 +103,17 @@ def _runs(collected: Collected, source: str, case: Case) -> tuple[ScoredRun, Sco
     )
 
 
-def _draw(collected: Collected, source: str, case: Case, runs: tuple[ScoredRun, ScoredRun]) -> str:
-    scored, dataset = collected.scored, collected.scored_dataset
+def _draw(result: ComparisonResult, source: str, case: Case, runs: tuple[ScoredRun, ScoredRun]) -> str:
+    scored, dataset = result.collected.scored, result.collected.scored_dataset
     image = load_image(scored, case)
-    expected = load_labels(scored, dataset, case, collected.reference).array
+    expected = load_labels(scored, dataset, case, result.collected.reference).array
     drawn: dict[str, Labels] = {}
     if source in case.labels:
-        drawn[f"label of {source}"] = load_labels(scored, dataset, case, source).array
+        drawn[f"label of {source_name(result, source)}"] = load_labels(scored, dataset, case, source).array
     values = {value: name for name, value in dataset.labels.items()}
     for run in runs:
-        drawn[f"network of {run.key.gt}"] = read_labels(run.predictions / f"{case.id}.nii.gz", values, dataset.labels).array
+        predicted = read_labels(run.predictions / f"{case.id}.nii.gz", values, dataset.labels)
+        drawn[f"network of {source_name(result, run.key.gt)}"] = predicted.array
     for what, array in {"reference": expected, **drawn}.items():
         if array.shape != image.array.shape:
             raise UserError(f"{what} has the shape {array.shape}, the image {image.array.shape}")

@@ -87,7 +87,12 @@ def standing(rows: Iterable[EndpointResult]) -> str:
 
 def source_name(result: ComparisonResult, source: str) -> str:
     """A source, marked where it is simulated."""
-    return f"{source} (SIMULATED)" if source in result.simulated else source
+    return marked(source, source in result.simulated)
+
+
+def marked(source: str, simulated: bool) -> str:
+    """The name of a source as every page writes it."""
+    return f"{source} (SIMULATED)" if simulated else source
 
 
 def lead_sentence(result: ComparisonResult, source: str) -> str:
@@ -131,9 +136,11 @@ def won_sentence(row: WonBack, result: ComparisonResult) -> str:
     lost = effect(row.gap, row.gap_ci95, "")
     won = effect(row.won, row.won_ci95, "")
     text = (
-        f"{row.method} on {source_name(result, row.source)}: trained plainly, mean Dice is {lost} below {result.baseline}; "
-        f"the method changes it by {won}"
+        f"{row.method} on {source_name(result, row.source)}: trained plainly, mean Dice of {result.baseline} − source is "
+        f"{lost}; the method changes the source’s by {won}"
     )
+    if row.gap_ci95 is not None and row.gap_ci95[1] < 0:
+        return f"{text}. The source is the better one, so there is no gap to win back ({row.n} patients)."
     if row.share is None or row.share_ci95 is None:
         return f"{text}. The gap is not certain, so no share is given ({row.n} patients)."
     low, high = (percent(value) for value in row.share_ci95)

@@ -132,3 +132,21 @@ def test_without_runs_for_learning_curves_the_comparison_still_stands(
     captured = capsys.readouterr()
     assert "no finished runs on a number of subjects" in captured.err
     assert "Trained on novice" in captured.out
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--price", "expert=30,novice=5"), "--learning-curve"),
+        (("--learning-curve", "--wish", "LV_EF=3"), "--price"),
+        (("--learning-curve", "--price", "expert=30,nobody=5"), "nobody"),
+        (("--learning-curve", "--price", "novice=5"), "both prices"),
+        (("--learning-curve", "--price", "expert=30,novice=5", "--wish", "dice RV=0.9"), "dice RV ED"),
+    ],
+)
+def test_prices_and_wishes_that_would_tell_nothing(
+    workspace: Workspace, options: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_run(workspace, "novice", 0.1, 0.0)
+    assert run(workspace, *options) == 2
+    assert said in capsys.readouterr().err

@@ -13,6 +13,7 @@ from cardiac_autoseg.comparison.collect import Selection
 from cardiac_autoseg.comparison.compare import compare
 from cardiac_autoseg.comparison.margins import declare
 from cardiac_autoseg.comparison.result import ComparisonResult, EndpointResult, to_json, write_tables
+from cardiac_autoseg.comparison.robustness import share_ci
 from cardiac_autoseg.errors import UserError
 from cardiac_autoseg.evaluation.results import read_evaluation
 from cardiac_autoseg.files import read_json, write_json
@@ -216,3 +217,50 @@ def test_nothing_to_compare(make_runs: Make) -> None:
     made.run("unet", "novice", 1, [0])
     with pytest.raises(UserError, match=r"nothing to compare.*fewer than two patients"):
         compared(made)
+
+
+def test_a_simulated_reference_is_named(make_runs: Make) -> None:
+    made = make_runs(12, {}, ("unet",), ("expert", "novice"))
+    for _, folder in made.workspace.runs():
+        path = folder / "validation" / "evaluation.json"
+        write_json(path, {**read_json(path), "reference": "trained"})
+    assert compared(made).simulated == ("novice", "trained")
+
+
+def test_a_run_validated_again_after_the_margins_was_finished_before(make_runs: Make) -> None:
+    made = make_runs(12)
+    for gt in ("expert", "novice"):
+        made.run(
+            "unet",
+            gt,
+            0,
+            range(12),
+            started="2020-01-01T00:00:00+00:00",
+            seconds={"train": 3000.0, "validate": 600.0},
+            updated="2100-01-01T00:00:00+00:00",
+        )
+    timing = compared(made).timing
+    assert timing.finished_before == timing.runs == 2
+    assert timing.first_finished == timing.last_finished == "2020-01-01T01:00:00+00:00"
+
+
+def test_seeds_are_those_of_the_compared_architectures(make_runs: Make) -> None:
+    """The mean over architectures varies less from seed to seed than the one architecture that is compared."""
+    made = make_runs(12)
+    for seed in (0, 1):
+        made.run("unet", "expert", 0, range(12), seed=seed)
+        made.run("unet", "novice", 0, range(12), seed=seed)
+    alone = row_of(compared(made), "novice", "dice RV ED").comparison
+    for seed in (0, 1):
+        for gt in ("expert", "trained"):
+            made.run("enet", gt, 0, range(12), seed=seed)
+    both = row_of(compared(made), "novice", "dice RV ED").comparison
+    assert alone.seed_sd == both.seed_sd is not None
+
+
+def test_the_share_of_resamples_without_a_gap_is_not_turned_round() -> None:
+    """Everyone wins, so a negative share could only come from a resample whose gap is below 0."""
+    gap = np.array([0.5, 0.001, -0.002, 0.001, -0.001, 0.002])
+    won = np.abs(gap)
+    low, high = share_ci(won, gap)
+    assert 0 < low <= high

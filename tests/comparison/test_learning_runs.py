@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from cardiac_autoseg.comparison.learning import collect_learning
+from cardiac_autoseg.comparison.learning import check_endpoints, collect_learning
 from cardiac_autoseg.comparison.learning_curve import Curve
 from cardiac_autoseg.data.index import Source, load_dataset, save_dataset
 from cardiac_autoseg.errors import UserError
@@ -39,10 +40,13 @@ def workspace(workspace_copy: Path) -> Workspace:
     return workspace
 
 
-def make_run(workspace: Workspace, splits: Splits, fold: int, source: str, count: int) -> None:
+def make_run(
+    workspace: Workspace, splits: Splits, fold: int, source: str, count: int, seed: int = 0, more: float = 0.0, **record: Any
+) -> Path:
+    """A run whose errors are those of TRUTH and ``more``; its folder."""
     gt = source if count == 8 else f"{source}@{count}"
-    folder = workspace.run(RunKey("enet", gt, "ce_dice", str(fold), 0))
-    error = TRUTH.error(count, 0) if source == "expert" else TRUTH.error(0, count)
+    folder = workspace.run(RunKey("enet", gt, "ce_dice", str(fold), seed))
+    error = more + (TRUTH.error(count, 0) if source == "expert" else TRUTH.error(0, count))
     results = []
     for subject in splits.val(fold):
         hardness = 0.7 + 0.6 * (int(subject[-3:]) % 5) / 4
@@ -52,7 +56,8 @@ def make_run(workspace: Workspace, splits: Splits, fold: int, source: str, count
     write_evaluation(folder / "validation", summarise(results, reference="expert"))
     shutil.copy(workspace.plan("enet"), folder / "plan.json")
     recipe = {"policy": {"mirror_probability": [0.0, 0.0]}}
-    write_json(folder / "run.json", {"status": "done", "splits_hash": splits.hash(), "recipe": recipe})
+    write_json(folder / "run.json", {"status": "done", "splits_hash": splits.hash(), "recipe": recipe, **record})
+    return folder
 
 
 def test_runs_become_points_and_the_planted_curve_comes_back(workspace: Workspace) -> None:
@@ -94,3 +99,75 @@ def test_no_runs_at_all_is_a_message(workspace: Workspace) -> None:
     shutil.rmtree(workspace.root / "runs")
     with pytest.raises(UserError, match="--learning-curve"):
         collect_learning(workspace, "expert", ["novice"])
+
+
+def point(workspace: Workspace, count: tuple[int, int], **options: Any) -> tuple[float, int]:
+    """The measured error at a number of annotations, and of how many patients."""
+    curve = next(
+        curve
+        for curve in collect_learning(workspace, "expert", ["novice"], **options).curves
+        if curve.endpoint == "dice RV ED"
+    )
+    return next(found.error.value for found in curve.measured if (found.expert, found.cheap) == count), curve.patients
+
+
+def test_seeds_of_a_patient_are_averaged_and_runs_of_other_length_left_out(workspace: Workspace) -> None:
+    splits = Splits.from_json(read_json(workspace.splits))
+    before, _ = point(workspace, (3, 0))
+    for fold in range(splits.folds):
+        make_run(workspace, splits, fold, "expert", 3, seed=1, more=0.02)
+    # Errors are scaled by the patients' hardness, 1 in the mean.
+    assert point(workspace, (3, 0))[0] == pytest.approx(before + 0.01, abs=1e-3)
+    make_run(workspace, splits, 0, "expert", 3, seed=2, more=0.3, steps=7)
+    for path in (workspace.root / "runs").glob("*/*/*/*/seed_[01]/run.json"):
+        write_json(path, {**read_json(path), "steps": 9})
+    assert point(workspace, (3, 0))[0] == pytest.approx(before + 0.01, abs=1e-3)
+    assert any("steps" in note for note in collect_learning(workspace, "expert", ["novice"]).notes)
+
+
+def test_twins_are_one_patient(workspace: Workspace) -> None:
+    dataset = load_dataset(workspace.dataset)
+    subjects = sorted({case.subject for case in dataset.cases})
+    cases = (
+        dataclasses.replace(case, twin_of=subjects[0]) if case.subject == subjects[1] else case for case in dataset.cases
+    )
+    save_dataset(workspace.dataset, dataclasses.replace(dataset, cases=tuple(cases)))
+    assert point(workspace, (3, 0))[1] == len(subjects) - 1
+
+
+def test_folds_of_different_size_are_one_point(workspace: Workspace) -> None:
+    """A source that covers fewer subjects in one fold: the patients of all folds stay."""
+    dataset, splits = load_dataset(workspace.dataset), Splits.from_json(read_json(workspace.splits))
+    lost = splits.val(0)[0]
+    cases = (
+        dataclasses.replace(case, labels={"expert": case.labels["expert"]}) if case.subject == lost else case
+        for case in dataset.cases
+    )
+    save_dataset(workspace.dataset, dataclasses.replace(dataset, cases=tuple(cases)))
+    # 8 subjects in fold 0, 7 in the others.
+    assert point(workspace, (0, 7))[1] == 10
+
+
+def test_a_broken_evaluation_does_not_stop_the_others(workspace: Workspace) -> None:
+    next((workspace.root / "runs").glob("enet/expert@5/*/fold_0/*/validation/evaluation.json")).write_text("{")
+    assert point(workspace, (3, 0))[1] == 8
+
+
+def test_an_external_test_set_has_its_own_scores(workspace: Workspace) -> None:
+    save_dataset(workspace.test("other").dataset, load_dataset(workspace.dataset))
+    with pytest.raises(UserError, match="no finished runs"):
+        collect_learning(workspace, "expert", ["novice"], test="other")
+    for folder in (workspace.root / "runs").glob("*/*/*/*/seed_0"):
+        shutil.copytree(folder / "validation", folder / "test_other")
+    assert point(workspace, (3, 0), test="other") == point(workspace, (3, 0))
+
+
+def test_simulated_sources_are_marked(workspace: Workspace) -> None:
+    assert collect_learning(workspace, "expert", ["novice"]).simulated == ("novice",)
+
+
+@pytest.mark.parametrize("wish", [{"dice RV": 0.9}, {"dice RV ED": 1.0}, {"RV EF": 3.0}])
+def test_wishes_that_cannot_be(wish: dict[str, float]) -> None:
+    with pytest.raises(UserError, match=next(iter(wish))):
+        check_endpoints(wish)
+    check_endpoints({"dice RV ED": 0.9, "RV_EF": 3.0})

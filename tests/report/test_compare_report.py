@@ -67,7 +67,7 @@ def test_page_is_whole_and_loads_nothing(result: ComparisonResult, tmp_path: Pat
         "The typical and the worst patient",
         "Agreement with the reference",
         "ejection fraction class",
-        "the method changes it by",
+        "the method changes the source’s by",
         "slices in which",
         "Methods",
         "Limits",
