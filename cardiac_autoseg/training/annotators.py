@@ -14,11 +14,12 @@ local: contours moved by up to 2 pixels, tissue taken for other tissue, and, thr
 What is the truth? The labels alone do not say: contours that all annotators draw 2 mm too wide are as well explained by
 a heart that is 2 mm wider. Every A_r starts near the identity, and the trace of the mean confusion matrix is added to the
 loss with a small weight (Tanno 2019): of the explanations that fit, the one is preferred that blames scatter on the
-annotators instead of making p uncertain. What that gives without any trusted source (``all:novice1+novice2+trained1``)
-is a consensus, not the truth: a bias that the annotators share stays. Nor does a source become the truth by being the
-expert's: in ``all:expert+novice1`` the expert's labels have a matrix like the others'. ``all:expert_few:novice1+novice2``
-names a source whose labels are the truth (A is the identity), typically of few subjects; this ties p to it wherever the
-two agree on a picture, and the others' habits are learned relative to it.
+annotators instead of making p uncertain. A matrix for each pixel needs more than that, namely a source whose labels are the
+truth (its A is the identity), typically of few subjects: ``all:expert_few:novice1+novice2``. It ties p to the truth wherever
+the two agree on a picture, and the others' habits are learned relative to it. Without one, p drifts: on ACDC it became a
+heart much too large, which the matrices then shrank to the labels. So ``all:novice1+novice2`` has one matrix for the whole
+image, as Tanno 2019 has, and gives a consensus, not the truth: a bias that the annotators share stays. Nor does a source
+become the truth by being the expert's: in ``all:expert+novice1`` the expert's labels have a matrix like the others'.
 """
 
 from __future__ import annotations
@@ -39,13 +40,17 @@ MEMORY = 0.99
 
 
 class Annotators(nn.Module):
-    """The confusions of ``count`` annotators between ``classes``; ``start`` is the diagonal of all matrices at first."""
+    """The confusions of ``count`` annotators between ``classes``; ``start`` is the diagonal of all matrices at first.
 
-    def __init__(self, count: int, classes: int, start: float) -> None:
+    ``local``: each pixel has its own matrix, else one holds for all.
+    """
+
+    def __init__(self, count: int, classes: int, start: float, local: bool = True) -> None:
         super().__init__()
-        self.count, self.classes = count, classes
+        self.count, self.classes, self.local = count, classes, local
         # Zero, and the identity apart: weight decay then draws towards the identity.
-        self.weight = nn.Parameter(torch.zeros(count, classes * classes * classes * KERNEL * KERNEL))
+        if local:
+            self.weight = nn.Parameter(torch.zeros(count, classes * classes * classes * KERNEL * KERNEL))
         self.bias = nn.Parameter(torch.zeros(count, classes * classes))
         self.register_buffer("joint", torch.zeros(count, classes, classes))
         self.joint: Tensor
@@ -56,8 +61,8 @@ class Annotators(nn.Module):
         """The annotators' logits, shapes as ``logits``, and the mean diagonal of the batch's confusion matrix (a scalar).
 
         ``logits[i]`` (B, C, h_i, w_i) are those of the truth, the first at full resolution, that of the others a whole
-        fraction of it; ``who`` (B,) int64 says who
-        drew each sample, 0 … count - 1, or TRUTH. The matrices are those of full resolution, averaged for the others.
+        fraction of it; ``who`` (B,) int64 says who drew each sample, 0 … count - 1, or TRUTH. The matrices are those of
+        full resolution, averaged for the others.
         """
         log_truth = torch.log_softmax(logits[0].float(), 1)
         mine = (who[:, None] == torch.arange(self.count, device=who.device)).float()
@@ -81,13 +86,17 @@ class Annotators(nn.Module):
     def log_matrices(self, truth: Tensor, mine: Tensor) -> Tensor:
         """log A (B, C labelled, C true, H, W) around the probabilities ``truth`` (B, C, H, W); ``mine`` (B, count) 0/1."""
         batch, classes, height, width = truth.shape
-        edge = KERNEL // 2
-        # As one convolution with a group for each sample. The product picks weights, and its gradient sums in fixed order.
-        weight = (mine @ self.weight).view(batch * classes * classes, classes, KERNEL, KERNEL)
-        bias = (mine @ self.bias).flatten()
-        around = F.pad(truth, (edge, edge, edge, edge), mode="replicate").flatten(0, 1)[None]
-        changes = F.conv2d(around, weight, bias, groups=batch).view(batch, classes, classes, height, width)
+        # The products pick weights, and their gradients sum in fixed order.
+        bias = mine @ self.bias
         identity = self.identity * torch.eye(classes, device=truth.device)[:, :, None, None]
+        if not self.local:
+            changes = bias.view(batch, classes, classes, 1, 1).expand(-1, -1, -1, height, width)
+            return torch.log_softmax(changes + identity, 1)
+        # One convolution with a group for each sample.
+        edge = KERNEL // 2
+        weight = (mine @ self.weight).view(batch * classes * classes, classes, KERNEL, KERNEL)
+        around = F.pad(truth, (edge, edge, edge, edge), mode="replicate").flatten(0, 1)[None]
+        changes = F.conv2d(around, weight, bias.flatten(), groups=batch).view(batch, classes, classes, height, width)
         return torch.log_softmax(changes + identity, 1)
 
     def confusions(self) -> Tensor:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from cardiac_autoseg.device import uses_bfloat16
 from cardiac_autoseg.errors import UserError
 from cardiac_autoseg.networks import build_network
-from cardiac_autoseg.training.annotators import Annotators
+from cardiac_autoseg.training.annotators import TRUTH, Annotators
 from cardiac_autoseg.training.augmentation import apply, draw
 from cardiac_autoseg.training.checkpoints import load_state, save_state, write_tensors
 from cardiac_autoseg.training.host_augmentation import augment_on_host
@@ -109,7 +109,10 @@ class Run:
         average = {name: value.detach().clone() for name, value in network.state_dict().items()}
         layer = None
         if self.annotators:
-            layer = Annotators(len(self.annotators), len(self.plan.classes), self.recipe.annotator_start).to(self.device)
+            # Without a source that is the truth, a matrix for each pixel explains any heart (see annotators.py).
+            local = bool((self.bank.annotator == TRUTH).any())
+            layer = Annotators(len(self.annotators), len(self.plan.classes), self.recipe.annotator_start, local)
+            layer = layer.to(self.device)
         optimiser = torch.optim.AdamW(
             trained_together(network, layer).parameters(),
             lr=self.plan.learning_rate,

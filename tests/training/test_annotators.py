@@ -101,13 +101,14 @@ def test_samples_teach_only_their_own_annotator() -> None:
     assert touched[0] == touched[2] == 0
 
 
-def test_a_habit_that_is_the_same_everywhere_is_learned() -> None:
+@pytest.mark.parametrize("local", [True, False])
+def test_a_habit_that_is_the_same_everywhere_is_learned(local: bool) -> None:
     """One annotator calls every fourth pixel of the LV MYO, the other never errs."""
     truth = hearts(8)
     slips = (torch.rand(truth.shape, generator=torch.Generator().manual_seed(0)) < 0.25) & (truth == 3)
     who = torch.arange(8) % 2
     drawn = torch.where(slips & (who == 0)[:, None, None], 2, truth)
-    layer = fitted(Annotators(2, CLASSES, 0.95), truth, drawn, who)
+    layer = fitted(Annotators(2, CLASSES, 0.95, local), truth, drawn, who)
     layer.joint.zero_()
     layer([certain(truth)], who)
     first, second = layer.confusions()
@@ -132,6 +133,17 @@ def test_a_contour_drawn_too_wide_is_a_habit_too() -> None:
         seen = layer([certain(unseen)], torch.zeros(4, dtype=torch.int64))[0][0].argmax(1)
     wrong, before = ((labels != widened(unseen)).float().mean().item() for labels in (seen, unseen))
     assert wrong < 0.1 * before
+
+
+def test_without_a_trusted_source_one_matrix_holds_for_all_pixels() -> None:
+    layer = Annotators(2, CLASSES, 0.95, local=False)
+    torch.nn.init.normal_(layer.bias)
+    outputs, _ = layer([certain(hearts(2))], torch.tensor([0, 1]))
+    for one, truth in zip(outputs[0].exp(), hearts(2), strict=True):
+        for value in range(CLASSES):
+            seen = one[:, truth == value]
+            assert seen.std(1).max() < 1e-5
+    assert [name for name, _ in layer.named_parameters()] == ["bias"]
 
 
 @pytest.mark.parametrize("name", LOSSES)
