@@ -253,18 +253,17 @@ def reclassified_lines(found: Row) -> list[str]:
 def plausible_lines(found: Row) -> list[str]:
     rows = []
     for row in found["plausibility"]:
-        worst = sorted(((value, name) for name, value in row.items() if name not in ("who", "slices", "any")), reverse=True)[
-            :3
-        ]
+        rates = [(value, name) for name, value in row.items() if name not in ("who", "predicted", "slices", "any")]
+        worst = sorted(rates, reverse=True)[:3]
         rows.append(
             [
-                row["who"],
+                f"{'network' if row['predicted'] else 'labels'} of {row['who']}",
                 f"{row['slices']:,}",
                 f"{100 * row['any']:.1f} %",
                 ", ".join(f"{name} {100 * value:.1f} %" for value, name in worst),
             ]
         )
-    return table(["labels of", "slices", "any criterion violated", "most often"], rows)
+    return table(["of", "slices", "any criterion violated", "most often"], rows)
 
 
 def write_tables(root: Path) -> None:

@@ -83,7 +83,7 @@ class Plan:
     @staticmethod
     def from_json(values: dict[str, Any]) -> Plan:
         """Rebuild a plan; raises ``ValueError`` when the format version or the fields do not fit."""
-        version = values.get("format_version")
+        version = values.get("format_version") if isinstance(values, dict) else None
         if version != FORMAT_VERSION:
             raise ValueError(
                 f"plan has format version {version}, this release reads {FORMAT_VERSION}: run cas_plan_and_preprocess again"
@@ -93,7 +93,7 @@ class Plan:
             network = ENetShape(**shape) if values["architecture"] == "enet" else UNetShape(**shape)
             fields = {key: _tuples(value) for key, value in values.items() if key not in ("network", "reasons")}
             return Plan(network=network, reasons=dict(values["reasons"]), **fields)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"plan is incomplete or has unknown fields ({error})") from error
 
     def hash(self) -> str:

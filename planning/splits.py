@@ -58,7 +58,7 @@ class Splits:
         Raises ``ValueError`` when the version or the fields do not fit, a subject is on both sides of a fold, is not
         validated exactly once, or is missing from a fold.
         """
-        version = values.get("format_version")
+        version = values.get("format_version") if isinstance(values, dict) else None
         if version != FORMAT_VERSION:
             raise ValueError(f"splits have format version {version}, this release reads {FORMAT_VERSION}")
         try:

@@ -23,6 +23,8 @@ from cardiac_autoseg.workspace import Workspace
 DRAWING_VERSION = 1
 """To be raised when the same profile, person and case give other labels than before."""
 
+DRAWN = {"LV", "MYO", "RV"}
+
 
 @dataclass(frozen=True)
 class Annotator:
@@ -59,12 +61,14 @@ def simulate_source(workspace: Workspace, annotator: Annotator, report: Callable
     The files are ``<case>.nii.gz`` in the workspace's ``annotations/<name>``, each written atomically, beside a
     ``simulation.json`` that says what made them. Files that are up to date are kept, so that a killed run goes on and a
     second run does nothing; where the profile or a label drawn from has changed, cases are drawn anew. A case that cannot be
-    read is reported and left out. Raises :class:`UserError` if ``name`` belongs to other labels, if ``gt`` is unknown, or
-    if no case can be drawn.
+    read is reported and left out. Raises :class:`UserError` if ``name`` belongs to other labels, if ``gt`` is unknown, if
+    the data set lacks a structure that is drawn, or if no case can be drawn.
     """
     check_name(annotator.name, "label source")
     dataset = load_dataset(workspace.dataset)
     cases = dataset.labelled(annotator.gt)
+    if lacking := sorted(DRAWN - dataset.labels.keys()):
+        raise UserError(f"{workspace.dataset} has no class {', '.join(lacking)}: simulated persons draw LV, MYO and RV")
     folder = workspace.annotations(annotator.name)
     record = folder / "simulation.json"
     before = _read_record(record, dataset, annotator)

@@ -258,10 +258,10 @@ def _names(text: str) -> tuple[str, ...]:
 def _numbers(minimum: int) -> Any:
     """An argparse type: a list of whole numbers not below ``minimum``."""
 
-    def numbers(text: str) -> tuple[int, ...]:
+    def whole_numbers(text: str) -> tuple[int, ...]:
         return tuple(common.at_least(minimum)(name) for name in _names(text))
 
-    return numbers
+    return whole_numbers
 
 
 if __name__ == "__main__":

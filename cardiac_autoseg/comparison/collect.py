@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,12 @@ from cardiac_autoseg.report.runs import RunState, read_runs
 from cardiac_autoseg.workspace import RunKey, Workspace
 
 DEFAULT_LOSS = "ce_dice"
-CASE_COLUMNS = {"case_id", "subject", "phase", "group", "structure", "dice"}
-PATIENT_COLUMNS = {"subject", "index", "unit", "prediction", "reference"}
-LEVEL_COLUMNS = {"case_id", "subject", "phase", "level", "structure", "dice"}
+COLUMNS = {
+    "cases": {"case_id": str, "subject": str, "phase": str, "group": str, "structure": str, "dice": float},
+    "patients": {"subject": str, "index": str, "unit": str, "prediction": float, "reference": float},
+    "levels": {"case_id": str, "subject": str, "phase": str, "level": str, "structure": str, "dice": float},
+}
+"""What is read of an evaluation: table -> column -> what it holds where it is not None."""
 
 
 @dataclass(frozen=True)
@@ -198,13 +201,21 @@ def multi_annotator(gt: str) -> bool:
 def _scored(run: RunState, place: Path) -> ScoredRun:
     path = place / "evaluation.json"
     evaluation = read_evaluation(path)
-    for name, columns in (("cases", CASE_COLUMNS), ("patients", PATIENT_COLUMNS), ("levels", LEVEL_COLUMNS)):
-        for row in getattr(evaluation, name):
-            if not isinstance(row, dict) or not columns <= set(row):
-                raise UserError(f"{path} is not a complete evaluation (its {name} lack columns): score the run again")
+    whole = isinstance(evaluation.reference, str) and isinstance(evaluation.mean_dice, int | float)
+    for name, columns in COLUMNS.items():
+        rows = getattr(evaluation, name)
+        if not (whole and isinstance(rows, tuple) and all(_has(row, columns) for row in rows)):
+            raise UserError(f"{path} is not a complete evaluation: score the run again")
     if not evaluation.cases:
         raise UserError(f"{path} has no scored case: score the run again")
     return ScoredRun(run.key, run.record, evaluation, place)
+
+
+def _has(row: Any, columns: Mapping[str, type]) -> bool:
+    return isinstance(row, dict) and all(
+        name in row and (row[name] is None or isinstance(row[name], int | float if kind is float else kind))
+        for name, kind in columns.items()
+    )
 
 
 def _loss(runs: Sequence[ScoredRun], selection: Selection) -> str:

@@ -30,36 +30,35 @@ def plausibility(
         return []
     cases = {case.id: case for case in dataset.cases}
     people = set().union(*shown.values())
-    read: dict[str, list[Callable[[], Volume]]] = {
-        "reference": [
-            partial(load_labels, collected.scored, dataset, case, collected.reference)
-            for case in dataset.cases
-            if case.person in people and collected.reference in case.labels
-        ]
-    }
+    labels = [
+        partial(load_labels, collected.scored, dataset, case, collected.reference)
+        for case in dataset.cases
+        if case.person in people and collected.reference in case.labels
+    ]
+    read: list[tuple[str, bool, Sequence[Callable[[], Volume]]]] = [(collected.reference, False, labels)]
     values = {value: name for name, value in dataset.labels.items()}
     for source, members in shown.items():
-        read[source] = [
+        predictions = [
             partial(read_labels, run.predictions / f"{case_id}.nii.gz", values, dataset.labels)
             for run in collected.runs
             if run.key.gt == source
             for case_id in sorted({str(row["case_id"]) for row in run.evaluation.cases})
             if case_id in cases and cases[case_id].person in members
         ]
+        read.append((source, True, predictions))
     found = []
-    for who, volumes in read.items():
-        report(
-            f"plausibility of {'the reference' if who == 'reference' else f'predictions of {who}'}: {len(volumes)} volumes"
-        )
-        counted = rates(_checked(who, volumes, dataset.labels, notes))
+    for who, predicted, volumes in read:
+        what = f"{'predictions' if predicted else 'labels'} of {who}"
+        report(f"plausibility of the {what}: {len(volumes)} volumes")
+        counted = rates(_checked(what, volumes, dataset.labels, notes))
         if counted.slices:
             shares = {name: counted.rate(name) for name in CRITERIA}
-            found.append(Plausibility(who, counted.slices, counted.any_rate, shares))
+            found.append(Plausibility(who, predicted, counted.slices, counted.any_rate, shares))
     return found
 
 
 def _checked(
-    who: str, volumes: Sequence[Callable[[], Volume]], labels: Mapping[str, int], notes: list[str]
+    what: str, volumes: Sequence[Callable[[], Volume]], labels: Mapping[str, int], notes: list[str]
 ) -> Iterator[Checked]:
     problems = []
     for read in volumes:
@@ -70,4 +69,4 @@ def _checked(
             continue
         yield volume_violations(volume.array, volume.geometry.spacing_zyx, labels)
     if problems:
-        notes.append(f"Plausibility leaves out {len(problems)} of {len(volumes)} label files of {who}: {problems[0]}.")
+        notes.append(f"Plausibility leaves out {len(problems)} of {len(volumes)} files, the {what}: {problems[0]}.")

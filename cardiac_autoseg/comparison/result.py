@@ -114,9 +114,13 @@ class WonBack:
 
 @dataclass(frozen=True)
 class Plausibility:
-    """Shares of the slices that violate an anatomical criterion; ``who`` is "reference", the baseline or a source."""
+    """Shares of the slices that violate an anatomical criterion.
+
+    ``predicted``: in predictions of networks trained on the source ``who``; else in its own labels, the reference.
+    """
 
     who: str
+    predicted: bool
     slices: int
     any: float
     rates: dict[str, float]
@@ -188,7 +192,7 @@ def tables(result: ComparisonResult) -> dict[str, list[Row]]:
         "reclassification": [{**flat(dataclasses.replace(row, table=())), **_cells(row)} for row in result.reclassification],
         "agreement": [flat(row) for row in result.agreement],
         "robustness": [flat(row) for row in result.robustness],
-        "plausibility": [{"who": row.who, "slices": row.slices, "any": row.any, **row.rates} for row in result.plausibility],
+        "plausibility": [_spread(row) for row in result.plausibility],
         "patients": list(result.patients),
         "runs": runs_table(result.collected),
     }
@@ -255,6 +259,11 @@ def flat(row: Any) -> Row:
         value = getattr(row, field.name)
         values |= flat(value) if dataclasses.is_dataclass(value) else {field.name: value}
     return values
+
+
+def _spread(row: Plausibility) -> Row:
+    """The rate of each criterion as a column."""
+    return {"who": row.who, "predicted": row.predicted, "slices": row.slices, "any": row.any, **row.rates}
 
 
 def _cells(row: Reclassified) -> Row:

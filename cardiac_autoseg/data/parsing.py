@@ -49,11 +49,13 @@ def refuse(message: str) -> None:
 
 
 def check_name(name: str, what: str) -> str:
-    """``name`` itself if it can be a folder's name; raises :class:`UserError` otherwise."""
+    """``name`` itself if it can be a folder's name; raises :class:`UserError` otherwise, and for a source called "all"."""
     if not _SAFE.fullmatch(name):
         raise UserError(
             f"{name!r} cannot be the name of a {what}: use letters, digits and _ . + - and begin with a letter or digit"
         )
+    if (name, what) == ("all", "label source"):
+        raise UserError("a label source cannot be called all: --gt all trains on every source of a workspace")
     return name
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cardiac_autoseg.comparison.paired import BOTH
-from cardiac_autoseg.comparison.result import ComparisonResult, Effect, EndpointResult
+from cardiac_autoseg.comparison.result import ComparisonResult, Effect, EndpointResult, Plausibility
 from cardiac_autoseg.evaluation.plausibility import DESCRIPTIONS
 from cardiac_autoseg.report.collect import architecture_name
 from cardiac_autoseg.report.compare_words import (
@@ -204,7 +204,7 @@ def plausibility_table(result: ComparisonResult) -> Table | None:
         return None
     body = [("any of the sixteen", *(percent(row.any, 1) for row in rows))]
     body += [(words, *(percent(row.rates[name], 1) for row in rows)) for name, words in DESCRIPTIONS.items()]
-    head = ("slices in which …", *(f"{_who(result, row.who)} ({row.slices} slices)" for row in rows))
+    head = ("slices in which …", *(f"{_who(result, row)} ({row.slices} slices)" for row in rows))
     note = (
         "Criteria of Painchaud et al. (2019, 2020), per short-axis slice that holds anything. Some fail on legitimate basal "
         "slices, so the reference’s rate stands beside."
@@ -270,5 +270,5 @@ def _percents(ci: Sequence[float] | None) -> str:
     return " to ".join(percent(value) for value in ci) if ci else MISSING
 
 
-def _who(result: ComparisonResult, who: str) -> str:
-    return f"reference, {result.collected.reference}" if who == "reference" else f"network of {source_name(result, who)}"
+def _who(result: ComparisonResult, row: Plausibility) -> str:
+    return f"{'network' if row.predicted else 'labels'} of {source_name(result, row.who)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from cardiac_autoseg.annotation import simulated_source
 from cardiac_autoseg.cli.import_ import main as import_
 from cardiac_autoseg.cli.simulate_annotator import main
-from cardiac_autoseg.data.index import load_dataset
+from cardiac_autoseg.data.index import load_dataset, save_dataset
 from cardiac_autoseg.data.load import load_labels
 from cardiac_autoseg.data.volume import geometry_difference, write_labels
 from cardiac_autoseg.phantom import write_acdc
@@ -145,3 +146,16 @@ def test_unreadable_case_is_left_out_and_named(workspace: Workspace, capsys: pyt
         path.write_bytes(b"")
     assert main(["trained", "-w", str(workspace.root)]) == 2
     assert "nothing to simulate" in capsys.readouterr().err
+
+
+def test_other_structures_cannot_be_drawn(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    dataset = load_dataset(workspace.dataset)
+    save_dataset(workspace.dataset, dataclasses.replace(dataset, labels={"background": 0, "LV": 3, "MYO": 2}))
+    assert main(["novice", "-w", str(workspace.root)]) == 2
+    assert "no class RV" in capsys.readouterr().err
+
+
+def test_no_source_can_be_called_all(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["novice", "--name", "all", "-w", str(workspace.root)]) == 2
+    assert import_(["-w", str(workspace.root), "--derive", "all=majority:expert+novice1"]) == 2
+    assert capsys.readouterr().err.count("cannot be called all") == 2

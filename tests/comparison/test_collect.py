@@ -89,6 +89,26 @@ def test_unfinished_and_broken_runs(made: Any) -> None:
     assert all(str(made.workspace.root) in problem for problem in found.failed)
 
 
+@pytest.mark.parametrize(
+    ("table", "value"),
+    [
+        ("cases", {"dice": "x"}),
+        ("patients", {"prediction": [1]}),
+        ("cases", {"subject": 5}),
+        ("cases", None),
+        ("mean_dice", "x"),
+    ],
+)
+def test_an_evaluation_of_odd_types_is_a_failed_run(made: Any, table: str, value: Any) -> None:
+    path = made.workspace.run(RunKey("unet", "novice", "ce_dice", "1", 0)) / "validation" / "evaluation.json"
+    values = read_json(path)
+    values[table] = [{**values[table][0], **value}] if isinstance(value, dict) else value
+    write_json(path, values)
+    found = collect(made)
+    assert "unet novice 1" not in names(found)
+    assert [problem for problem in found.failed if str(path) in problem]
+
+
 def test_selection(make_runs: Make) -> None:
     made = make_runs(6, {}, ("unet", "enet"), ("expert", "novice", "trained"))
     found = collect(made, sources=("trained",), architectures=("enet",))

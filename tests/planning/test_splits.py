@@ -107,6 +107,8 @@ def test_damaged_files_are_refused_in_words() -> None:
         Splits.from_json(lost)
     with pytest.raises(ValueError, match="version"):
         Splits.from_json({**values, "format_version": 0})
+    with pytest.raises(ValueError, match="version"):
+        Splits.from_json([values])  # type: ignore[arg-type]
 
 
 def test_too_few_subjects() -> None:

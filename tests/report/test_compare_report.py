@@ -74,6 +74,9 @@ def test_page_is_whole_and_loads_nothing(result: ComparisonResult, tmp_path: Pat
     ]
     places = [text.index(words) for words in order]
     assert places == sorted(places)
+    assert "labels of expert (" in text
+    assert "network of expert (" in text
+    assert "network of robot (SIMULATED) (" in text
     assert "Learning curves" not in text
     assert {path.name for path in (tmp_path / "out").iterdir()} >= {"comparison.json", "endpoints.csv", "plausibility.csv"}
 
