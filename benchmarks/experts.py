@@ -21,6 +21,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from cardiac_autoseg.comparison.learning_curve import MAX_EXCHANGE
 from cardiac_autoseg.data.index import load_dataset
 from cardiac_autoseg.workspace import Workspace
 
@@ -201,7 +202,9 @@ def learning_lines(found: Row) -> list[str]:
     for curve in learning["curves"]:
         rate, bias = curve["exchange"], curve["bias"]
         places = 3 if curve["endpoint"].startswith("dice") else 1
-        numbers = ["∞" if value is None else f"{value:.2f}" for value in (rate["value"], rate["low"], rate["high"])]
+        # At an end of its range the exchange rate says nothing: one of the curves is flat.
+        rated = 1.01 / MAX_EXCHANGE < rate["value"] < 0.99 * MAX_EXCHANGE
+        worth_one = f"{rate['value']:.2f} ({rate['low']:.2f} to {rate['high']:.2f})" if rated else "not determined"
         worth = {item["expert"]: item["cheap"] for item in curve["equivalents"]}
         cells = [
             " ".join("∞" if value is None else f"{value:.0f}" for value in (cheap["value"], cheap["low"], cheap["high"]))
@@ -211,7 +214,7 @@ def learning_lines(found: Row) -> list[str]:
             [
                 curve["source"],
                 curve["endpoint"],
-                f"{numbers[0]} ({numbers[1]} to {numbers[2]})",
+                worth_one,
                 f"{bias['value']:+.{places}f} ({bias['low']:+.{places}f} to {bias['high']:+.{places}f})",
                 *cells,
                 f"{curve['residual']:.4f}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -67,7 +68,9 @@ class Learning:
 def errors_of(run: ScoredRun, persons: Mapping[str, str]) -> Scores:
     """Errors by endpoint and person: 1 - Dice for "dice LV ED" and so on, |prediction - reference| for the indices.
 
-    ``persons`` maps subjects to persons, as in :func:`~cardiac_autoseg.comparison.values.measure`.
+    An ejection fraction is off by 100 points at most: from a cavity of a few voxels one of minus some thousand per cent may
+    come, and a single such patient would be the whole curve. ``persons`` maps subjects to persons, as in
+    :func:`~cardiac_autoseg.comparison.values.measure`.
     """
     values = measure(run, persons)
     found = {
@@ -75,7 +78,11 @@ def errors_of(run: ScoredRun, persons: Mapping[str, str]) -> Scores:
         for endpoint, people in values.items()
         if endpoint.startswith("dice ")
     }
-    return found | {index: values[f"error {index}"] for index in INDICES if f"error {index}" in values}
+    for index in INDICES:
+        if errors := values.get(f"error {index}"):
+            worst = 100.0 if index.endswith("_EF") else math.inf
+            found[index] = {person: min(error, worst) for person, error in errors.items()}
+    return found
 
 
 def check_endpoints(wishes: Mapping[str, float]) -> None:

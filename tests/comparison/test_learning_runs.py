@@ -171,3 +171,22 @@ def test_wishes_that_cannot_be(wish: dict[str, float]) -> None:
     with pytest.raises(UserError, match=next(iter(wish))):
         check_endpoints(wish)
     check_endpoints({"dice RV ED": 0.9, "RV_EF": 3.0})
+
+
+def test_an_absurd_ejection_fraction_is_not_the_whole_curve(workspace: Workspace) -> None:
+    splits = Splits.from_json(read_json(workspace.splits))
+    for path in sorted((workspace.root / "runs" / "enet").glob("*/ce_dice/fold_*/seed_0/validation/evaluation.json")):
+        values = read_json(path)
+        subjects = splits.val(path.parts[-4].removeprefix("fold_"))
+        values["patients"] = [
+            {"subject": s, "group": None, "index": "LV_EF", "unit": "%", "prediction": 50.0 + n, "reference": 60.0}
+            for n, s in enumerate(subjects)
+        ]
+        if "expert@2" in str(path) and "fold_0" in str(path):
+            values["patients"][0]["prediction"] = -4000.0
+        write_json(path, values)
+    learning = collect_learning(workspace, "expert", ["novice"])
+    curve = next(curve for curve in learning.curves if curve.endpoint == "LV_EF")
+    point = next(point for point in curve.measured if (point.expert, point.cheap) == (2, 0))
+    # Nine patients are off by 10 or 9 points, the tenth by no more than 100.
+    assert point.error.value < 20
