@@ -124,7 +124,8 @@ def missing_sentence(result: ComparisonResult, source: str) -> str:
         return ""
     return (
         f"{source_name(result, source)}: endpoints leave out patients in whom one of the networks has none, such as an "
-        f"ejection fraction without a cavity: {', '.join(lacking)}. A network that fails there is judged by the other endpoints only."
+        f"ejection fraction without a cavity: {', '.join(lacking)}. A network that fails there is judged by the other "
+        "endpoints only."
     )
 
 
