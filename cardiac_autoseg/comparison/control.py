@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from cardiac_autoseg.comparison.collect import ScoredRun
-from cardiac_autoseg.comparison.values import Floats, Values, contrast, paired
+from cardiac_autoseg.comparison.statistics import Floats
+from cardiac_autoseg.comparison.values import Values, contrast, paired
 
 FEWEST = 2
 """Patients that two seeds must both have scored."""

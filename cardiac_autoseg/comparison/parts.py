@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from cardiac_autoseg.comparison.result import Agreement, Effect, Interval, Reclassified
-from cardiac_autoseg.comparison.statistics import bootstrap_ci
+from cardiac_autoseg.comparison.result import Agreement, Effect, Reclassified
+from cardiac_autoseg.comparison.statistics import Floats, Interval, bootstrap_ci
 from cardiac_autoseg.comparison.values import (
     INDICES,
     PHASES,
     STRUCTURES,
-    Floats,
     Values,
     column,
     dice_endpoints,

@@ -12,12 +12,12 @@ from cardiac_autoseg.comparison.collect import Collected
 from cardiac_autoseg.comparison.margins import Margins
 from cardiac_autoseg.comparison.mixed import MixedEffect
 from cardiac_autoseg.comparison.paired import Comparison
+from cardiac_autoseg.comparison.statistics import Interval
 from cardiac_autoseg.evaluation.agreement import BlandAltman
 from cardiac_autoseg.evaluation.results import Row, to_csv
 from cardiac_autoseg.files import finite, write_json, write_text
 
 FORMAT_VERSION = 1
-Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ import numpy as np
 from cardiac_autoseg.annotation.sources import parse_gt
 from cardiac_autoseg.comparison.collect import Collected, ScoredRun, multi_annotator
 from cardiac_autoseg.comparison.parts import FEWEST, RESAMPLES, mean_ci
-from cardiac_autoseg.comparison.result import Interval, WonBack
-from cardiac_autoseg.comparison.values import Floats, Values, column, contrast, dice_endpoints
+from cardiac_autoseg.comparison.result import WonBack
+from cardiac_autoseg.comparison.statistics import Floats, Interval
+from cardiac_autoseg.comparison.values import Values, column, contrast, dice_endpoints
 from cardiac_autoseg.errors import UserError
 
 

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from cardiac_autoseg.comparison.collect import ScoredRun
+from cardiac_autoseg.comparison.statistics import Floats
 from cardiac_autoseg.data.index import Dataset
 from cardiac_autoseg.evaluation.clinical import unit
 
@@ -19,7 +19,6 @@ Values = dict[str, dict[str, float]]
 Endpoints: "dice LV ED"; "level LV ED apex", Dice there; "LV_EF", as predicted; "reference LV_EF"; "error LV_EF", absolute.
 """
 
-Floats = npt.NDArray[np.float64]
 PHASES = ("ED", "ES")
 STRUCTURES = ("LV", "MYO", "RV")
 INDICES = ("LV_EF", "RV_EF", "LV_mass", "LV_EDV", "LV_ESV", "RV_EDV", "RV_ESV")

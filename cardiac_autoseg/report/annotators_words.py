@@ -17,6 +17,7 @@ from cardiac_autoseg.report.words import (
     index_name,
     interval,
     number,
+    percent,
 )
 
 CONTOUR_NAMES = {"endocardium": "LV endocardium", "epicardium": "LV epicardium", "RV": "RV outline"}
@@ -91,7 +92,7 @@ def slices_sentence(agreement: Agreement, structure: str) -> str:
     for kind, verb in (("missed", "misses"), ("added", "adds")):
         shares = [(word, row[f"{kind}_{end}_share"]) for end, word in ENDS.items()]
         told = [
-            f"{'an' if word == 'apical' else 'a'} {word} slice in {number(100 * share, 0)} %"
+            f"{'an' if word == 'apical' else 'a'} {word} slice in {percent(share)}"
             for word, share in shares
             if share is not None and share >= _NOTABLE_SHARE
         ]
@@ -229,7 +230,5 @@ def _icc(row: Mapping[str, Any]) -> str:
 
 
 def _percent(share: float | None, ci: tuple[float, float] | None) -> str:
-    if share is None:
-        return number(None)
     low, high = ci or (0.0, 0.0)
-    return f"{number(100 * share, 0)} %" + (f" ({interval(100 * low, 100 * high, 0)})" if low < high else "")
+    return percent(share) + (f" ({interval(100 * low, 100 * high, 0)})" if low < high else "")

@@ -25,6 +25,7 @@ from cardiac_autoseg.report.compare_words import (
     lead_sentence,
     margin_sentence,
     margin_text,
+    missing_sentence,
     power_text,
     reclassified_sentence,
     seeds_sentence,
@@ -102,6 +103,7 @@ def page(result: ComparisonResult, learning: LearningPart | None = None) -> dict
     sources = [source for source in collected.sources if result.of(source)]
     patients = {source: max(row.comparison.n for row in result.of(source)) for source in sources}
     sections = [_source(result, source, notes) for source in sources]
+    notes += [sentence for source in sources if (sentence := missing_sentence(result, source))]
     on = f", on the external test set {collected.selection.test}" if collected.selection.test else ""
     labels = collected.scored_dataset.labels
     names, baseline = [source_name(result, source) for source in sources], source_name(result, result.baseline)

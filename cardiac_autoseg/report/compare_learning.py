@@ -13,10 +13,10 @@ from cardiac_autoseg.comparison.values import endpoint_unit
 from cardiac_autoseg.files import finite
 from cardiac_autoseg.report.collect import architecture_name
 from cardiac_autoseg.report.compare import LearningPart
-from cardiac_autoseg.report.compare_words import digits, endpoint_name, endpoint_short, marked, percent
+from cardiac_autoseg.report.compare_words import digits, endpoint_name, endpoint_short, marked
 from cardiac_autoseg.report.learning_figures import learning_figure
 from cardiac_autoseg.report.tables import Table
-from cardiac_autoseg.report.words import MISSING, interval, number
+from cardiac_autoseg.report.words import MISSING, interval, number, percent
 
 AXES_LABELS = {"": "1 − Dice", "points": "mean error (points)", "mL": "mean error (mL)", "g": "mean error (g)"}
 

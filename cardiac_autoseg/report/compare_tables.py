@@ -15,11 +15,10 @@ from cardiac_autoseg.report.compare_words import (
     endpoint_name,
     endpoint_short,
     p_value,
-    percent,
     source_name,
 )
 from cardiac_autoseg.report.tables import LEVEL_NAMES, Table
-from cardiac_autoseg.report.words import MISSING, index_name, interval, number
+from cardiac_autoseg.report.words import MISSING, index_name, interval, number, percent
 
 
 def endpoint_table(rows: Sequence[EndpointResult], baseline: str) -> Table:

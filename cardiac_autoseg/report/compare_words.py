@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from cardiac_autoseg.comparison.paired import BOTH, DIFFERENT, EQUIVALENT, Comparison
 from cardiac_autoseg.comparison.result import ComparisonResult, EndpointResult, Reclassified, WonBack
-from cardiac_autoseg.report.words import PHASE_NAMES, index_name, interval, number
+from cardiac_autoseg.report.words import PHASE_NAMES, index_name, interval, number, percent
 
 GOOD = (EQUIVALENT, BOTH)
 GOOD_POWER = 0.8
@@ -57,11 +57,6 @@ def p_value(value: float | None) -> str:
     if value is not None and 0 <= value < 0.001:
         return "< 0.001"
     return number(value, 3)
-
-
-def percent(value: float | None, decimals: int = 0) -> str:
-    """A share as a percentage."""
-    return number(None if value is None else 100 * value, decimals) + (" %" if value is not None else "")
 
 
 def margin_text(found: Comparison) -> str:
@@ -119,6 +114,18 @@ def verdict_sentence(row: EndpointResult) -> str:
     return (
         f"{endpoint_name(row.comparison.endpoint)}: {found.verdict}; mean difference {size}, margin {margin}, "
         f"{found.n} patients, {power_text(found)}."
+    )
+
+
+def missing_sentence(result: ComparisonResult, source: str) -> str:
+    """Who is left out of single endpoints; empty where everyone has every endpoint."""
+    lacking = [f"{endpoint_short(row.comparison.endpoint)} {row.missing}" for row in result.of(source) if row.missing]
+    if not lacking:
+        return ""
+    return (
+        f"{source_name(result, source)}: endpoints leave out patients in whom one of the networks has none, such as an "
+        f"ejection fraction without a cavity: {', '.join(lacking)}. A network that fails there is judged by the other "
+        "endpoints only."
     )
 
 

@@ -36,6 +36,11 @@ def number(value: Any, digits: int = 1, signed: bool = False) -> str:
     return f"{round(float(value), digits) + 0.0:{'+' if signed else ''}.{digits}f}".replace("-", "−")
 
 
+def percent(value: float | None, decimals: int = 0) -> str:
+    """A share as a percentage: "12 %"."""
+    return number(None if value is None else 100 * value, decimals) + (" %" if value is not None else "")
+
+
 def interval(low: Any, high: Any, digits: int = 1) -> str:
     """ "low to high"; a dash where either is missing."""
     texts = number(low, digits), number(high, digits)

@@ -17,6 +17,7 @@ from cardiac_autoseg.comparison.robustness import share_ci
 from cardiac_autoseg.errors import UserError
 from cardiac_autoseg.evaluation.results import read_evaluation
 from cardiac_autoseg.files import read_json, write_json
+from cardiac_autoseg.report.compare_words import missing_sentence
 from cardiac_autoseg.workspace import RunKey
 
 EFFECTS = {"novice": {"RV": -0.10, "mass": 12.0, "apex": -0.05}}
@@ -163,8 +164,10 @@ def test_undefined_ejection_fraction_is_counted_not_hidden(make_runs: Make) -> N
     values = read_json(path)
     next(row for row in values["patients"] if row["index"] == "RV_EF")["prediction"] = None
     write_json(path, values)
-    found = row_of(compared(made), "novice", "RV_EF")
+    result = compared(made)
+    found = row_of(result, "novice", "RV_EF")
     assert (found.comparison.n, found.missing) == (11, 1)
+    assert "RVEF 1" in missing_sentence(result, "novice")
 
 
 def test_robust_training_wins_back_a_planted_share(make_runs: Make) -> None:
