@@ -12,40 +12,31 @@ convolution of p for each annotator. All that the labels tell about the image mu
 local: contours moved by up to 2 pixels, tissue taken for other tissue, and, through the constant part, slices left out.
 
 What is the truth? The labels alone do not say: contours that all annotators draw 2 mm too wide are as well explained by
-a heart that is 2 mm wider. There are two ways out.
-
-``all:few:novice1+novice2`` names a source whose labels are the truth, typically an expert's of few subjects. The others'
-habits are then learned first, from the slices that they and the truth both labelled (:func:`learn_habits`), and kept: what
-was left to the labels of all slices would mostly be explained by a network that draws like the novices. The network
-learns through them, and from the truth itself, of which every batch holds a share.
-
-``all:novice1+novice2+trained1`` trusts nobody. Every A_r starts near the identity and is learned with the network; the
-trace of the mean confusion matrix is added to the loss with a small weight (Tanno 2019), which among explanations that
-fit prefers those that blame scatter on the annotators instead of making p uncertain. The result is a consensus: scatter
-goes, a bias that the annotators share stays. Being the expert's does not make a source the truth: in
-``all:expert+novice1`` the expert's labels have a matrix like the others'.
+a heart that is 2 mm wider. Every A_r starts near the identity, and the trace of the mean confusion matrix is added to the
+loss with a small weight (Tanno 2019): of the explanations that fit, the one is preferred that blames scatter on the
+annotators instead of making p uncertain. A matrix for each pixel needs more than that, namely a source whose labels are the
+truth (its A is the identity), typically of few subjects: ``all:expert_few:novice1+novice2``. It ties p to the truth wherever
+the two agree on a picture, and the others' habits are learned relative to it. Without one, p drifts: on ACDC it became a
+heart much too large, which the matrices then shrank to the labels. So ``all:novice1+novice2`` has one matrix for the whole
+image, as Tanno 2019 has, and gives a consensus, not the truth: a bias that the annotators share stays. Nor does a source
+become the truth by being the expert's: in ``all:expert+novice1`` the expert's labels have a matrix like the others'.
 """
 
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cardiac_autoseg.training.augmentation import Policy, apply, draw
-from cardiac_autoseg.training.losses import ce
-from cardiac_autoseg.training.sampling import TRUTH, SliceBank, draw_centres, step_generator
-
 KERNEL = 5
 """Side of the neighbourhood that an annotator's matrix depends on, in pixels."""
+TRUTH = -1
+"""The number of the annotator whose labels are the truth."""
 MEMORY = 0.99
 """Share of the mean confusion that a step keeps; the rest is that of its batch."""
-HABIT_STEPS, HABIT_BATCH, HABIT_RATE = 300, 8, 0.02
-"""How habits are learned from slices that the truth labelled too: steps, slices a step, first learning rate."""
 
 
 class Annotators(nn.Module):
@@ -59,8 +50,8 @@ class Annotators(nn.Module):
         self.count, self.classes, self.local = count, classes, local
         # Zero, and the identity apart: weight decay then draws towards the identity.
         if local:
-            self.weight: Tensor = nn.Parameter(torch.zeros(count, classes * classes * classes * KERNEL * KERNEL))
-        self.bias: Tensor = nn.Parameter(torch.zeros(count, classes * classes))
+            self.weight = nn.Parameter(torch.zeros(count, classes * classes * classes * KERNEL * KERNEL))
+        self.bias = nn.Parameter(torch.zeros(count, classes * classes))
         self.register_buffer("joint", torch.zeros(count, classes, classes))
         self.joint: Tensor
         # softmax over (b, 0, …, 0) is ``start`` at the first place.
@@ -75,8 +66,7 @@ class Annotators(nn.Module):
         """
         log_truth = torch.log_softmax(logits[0].float(), 1)
         mine = (who[:, None] == torch.arange(self.count, device=who.device)).float()
-        # Not detached: what a neighbour's label says of this pixel reaches the network through the matrix there.
-        log_matrices = self.log_matrices(log_truth.exp(), mine)
+        log_matrices = self.log_matrices(log_truth.detach().exp(), mine)
         matrices = log_matrices.exp()
         trusted = (who == TRUTH)[:, None, None, None]
         outputs = []
@@ -109,60 +99,8 @@ class Annotators(nn.Module):
         changes = F.conv2d(around, weight, bias.flatten(), groups=batch).view(batch, classes, classes, height, width)
         return torch.log_softmax(changes + identity, 1)
 
-    def freeze(self) -> None:
-        """Keep the matrices as they are: weights become buffers, which are saved but not trained."""
-        for name in ("weight", "bias"):
-            values = getattr(self, name).detach()
-            delattr(self, name)
-            self.register_buffer(name, values)
-
     def confusions(self) -> Tensor:
         """Mean confusion matrices (count, C, C) of the last few hundred steps: entry [r, c, a] is how often annotator r
         labels a what is c. Rows sum to 1, those of classes never seen to 0.
         """
         return (self.joint / self.joint.sum(1, keepdim=True).clamp_min(1e-12)).transpose(1, 2)
-
-
-def learn_habits(
-    layer: Annotators,
-    bank: SliceBank,
-    patch: tuple[int, int],
-    policy: Policy,
-    jitter: float,
-    seed: int,
-    stop: threading.Event,
-) -> bool:
-    """Fit the matrices to the slices that both an annotator and the truth labelled, augmented as in training.
-
-    ``patch`` (h, w) is the size of the pieces, centred on the heart give or take ``jitter`` of it. Draws depend on ``seed``
-    only. Returns whether it came to the end: False when ``stop`` was set. Every annotator must share slices with the truth.
-    """
-    place = {int(bank.image[entry]): entry for entry in torch.nonzero(bank.annotator == TRUTH)[:, 0].tolist()}
-    pairs = torch.tensor(
-        [
-            (entry, place[image])
-            for entry, (image, who) in enumerate(zip(bank.image.tolist(), bank.annotator.tolist(), strict=True))
-            if who != TRUTH and image in place
-        ]
-    )
-    optimiser = torch.optim.AdamW(layer.parameters(), lr=HABIT_RATE, foreach=True)
-    device = bank.labels.device
-    for step in range(HABIT_STEPS):
-        if stop.is_set():
-            return False
-        # Other numbers than the steps of training draw.
-        generator = step_generator(seed, 2**32 + step)
-        drawn, true = pairs[torch.randint(len(pairs), (HABIT_BATCH,), generator=generator)].unbind(1)
-        centres = draw_centres(bank, true, patch, 0.0, jitter, generator)
-        parameters, images = draw(policy, HABIT_BATCH, generator), bank.images[bank.image[drawn].to(device)]
-        labels, truth = (
-            apply(parameters, images, bank.labels[part.to(device)], centres, patch)[1] for part in (drawn, true)
-        )
-        certain = 20.0 * F.one_hot(truth, layer.classes).movedim(-1, 1).float()
-        outputs, _ = layer([certain], bank.annotator[drawn].to(device))
-        for group in optimiser.param_groups:
-            group["lr"] = HABIT_RATE * (1 - step / HABIT_STEPS)
-        optimiser.zero_grad(set_to_none=True)
-        ce(outputs[0], labels).backward()
-        optimiser.step()
-    return True

@@ -94,11 +94,6 @@ def fold_cases(
             )
         if len(ids) < everything:
             report(f"source {source!r} covers {len(ids)} of {of} {everything} training cases; training on those")
-        if wanted.truth and set(ids).isdisjoint(training[wanted.truth]):
-            raise UserError(
-                f"--gt {key.gt}: {source!r} shares no training case of fold {key.fold} with {wanted.truth!r}, so its habits"
-                f" cannot be told: leave it out, or trust nobody with all:{'+'.join(wanted.sources)}"
-            )
     validation = tuple(
         case.id for case in dataset.cases if case.subject in val_subjects and case.id in store.keys and case.labels
     )

@@ -38,8 +38,6 @@ class Recipe:
     """With several annotators (annotators.py): how likely each is taken to label a pixel as it is, when training starts."""
     annotator_trace: float = 0.01
     """Weight of the trace of the annotators' mean confusion matrix in the loss (0.01 in Tanno 2019)."""
-    truth_share: float = 0.5
-    """With several annotators of whom one is the truth: the share of the slices that are the truth's, if not more are."""
     policy: Policy = field(default_factory=Policy)
 
     def learning_rate(self, peak: float, step: int, steps: int) -> float:
@@ -73,9 +71,8 @@ def with_overrides(recipe: Recipe, overrides: dict[str, Any]) -> Recipe:
         name: _like(getattr(recipe.policy, name), value, name) for name, value in overrides.items() if name in policy_fields
     }
     own = {name: _like(getattr(recipe, name), value, name) for name, value in overrides.items() if name in recipe_fields}
-    for name in own.keys() & {"annotator_start", "truth_share"}:
-        if not 0 < own[name] < 1:
-            raise UserError(f"recipe value {name}={own[name]} must be above 0 and below 1")
+    if not 0 < own.get("annotator_start", recipe.annotator_start) < 1:
+        raise UserError(f"recipe value annotator_start={own['annotator_start']} is a probability: above 0 and below 1")
     return dataclasses.replace(recipe, policy=dataclasses.replace(recipe.policy, **changed), **own)
 
 

@@ -14,9 +14,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-TRUTH = -1
-"""The number of the annotator whose labels are taken for the truth."""
-
 
 @dataclass(frozen=True)
 class SliceBank:
@@ -95,16 +92,6 @@ def draw_slices(count: int, batch: int, seed: int, step: int) -> Tensor:
     order = np.concatenate([np.random.default_rng([seed, 1, epoch]).permutation(count) for epoch in epochs])
     start = first - epochs[0] * count
     return torch.from_numpy(order[start : start + batch])
-
-
-def entries(bank: SliceBank, share: float) -> Tensor:
-    """The places in the bank (at least N,) to draw slices from: each once, the truth's so often that they are ``share``."""
-    everything = torch.arange(len(bank))
-    truth = everything[bank.annotator == TRUTH]
-    if not len(truth):
-        return everything
-    times = max(1, round(share / (1 - share) * (len(bank) - len(truth)) / len(truth)))
-    return torch.cat((everything, truth.repeat(times - 1)))
 
 
 def draw_centres(

@@ -24,11 +24,10 @@ from cardiac_autoseg.data.volume import write_labels
 from cardiac_autoseg.networks import build_network
 from cardiac_autoseg.report.collect import collect
 from cardiac_autoseg.training import loop
-from cardiac_autoseg.training.annotators import Annotators
+from cardiac_autoseg.training.annotators import TRUTH, Annotators
 from cardiac_autoseg.training.inputs import fold_cases, load_inputs
 from cardiac_autoseg.training.losses import LOSSES, ce, deep_supervision
 from cardiac_autoseg.training.runner import Interrupted, Options, train
-from cardiac_autoseg.training.sampling import TRUTH
 from cardiac_autoseg.workspace import RunKey, Workspace
 
 CLASSES = 4
