@@ -19,7 +19,7 @@ def learning_figure(curves: Sequence[LearningCurve], unit: str) -> str:
 
     ``curves`` share the unit of their errors, ``unit`` ("1 - Dice", "points", …), written at the axis.
     """
-    columns = min(COLUMNS, len(curves))
+    columns = COLUMNS  # also for fewer curves: the page gives every figure its full width
     rows = -(-len(curves) // columns)
     figure = Figure(figsize=(3.3 * columns, 2.7 * rows), layout="constrained")
     for place, (axes, curve) in enumerate(zip(figure.subplots(rows, columns, squeeze=False).flat, curves, strict=False)):
