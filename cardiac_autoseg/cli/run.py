@@ -61,7 +61,8 @@ def _work(values: argparse.Namespace) -> int:
     from cardiac_autoseg.cli.train import parse_override
     from cardiac_autoseg.scale.devices import make_slots, require_devices, resolve_devices
     from cardiac_autoseg.scale.estimate import find_speed
-    from cardiac_autoseg.scale.matrix import list_jobs, load_plan, load_splits, make_matrix
+    from cardiac_autoseg.scale.matrix import list_jobs, make_matrix
+    from cardiac_autoseg.training.inputs import load_plan, load_splits
     from cardiac_autoseg.workspace import find_workspace
 
     workspace = find_workspace(values.workspace)

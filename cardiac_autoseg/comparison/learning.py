@@ -24,7 +24,7 @@ from cardiac_autoseg.comparison.learning_curve import (
 from cardiac_autoseg.comparison.values import INDICES, PHASES, average, measure, persons_of
 from cardiac_autoseg.data.index import Dataset, load_dataset
 from cardiac_autoseg.errors import UserError
-from cardiac_autoseg.scale.matrix import load_splits
+from cardiac_autoseg.training.inputs import load_splits
 from cardiac_autoseg.workspace import Workspace
 from planning.splits import Splits
 

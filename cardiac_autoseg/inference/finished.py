@@ -11,7 +11,7 @@ from cardiac_autoseg.data.index import Dataset, load_dataset
 from cardiac_autoseg.errors import UserError
 from cardiac_autoseg.files import read_json
 from cardiac_autoseg.preprocessing.store import PreprocessedStore
-from cardiac_autoseg.training.inputs import fold_cases
+from cardiac_autoseg.training.inputs import fold_cases, load_splits
 from cardiac_autoseg.workspace import RunKey, Workspace
 from planning.plan import Plan
 from planning.splits import Splits
@@ -50,10 +50,7 @@ def finished_runs(
     """
     dataset = load_dataset(workspace.dataset)
     parse_gt(gt, dataset)
-    try:
-        splits = Splits.from_json(read_json(workspace.splits, "Run cas_plan_and_preprocess first."))
-    except ValueError as error:
-        raise UserError(f"{workspace.splits}: {error}") from error
+    splits = load_splits(workspace)
     wanted = [
         (key, folder)
         for key, folder in workspace.runs()

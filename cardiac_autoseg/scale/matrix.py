@@ -14,10 +14,9 @@ from typing import Any
 from cardiac_autoseg.annotation.sources import parse_gt
 from cardiac_autoseg.data.index import Dataset, load_dataset
 from cardiac_autoseg.errors import UserError
-from cardiac_autoseg.files import read_json
 from cardiac_autoseg.inference.external import is_scored
 from cardiac_autoseg.report.runs import CONSOLE, read_run
-from cardiac_autoseg.training.inputs import fold_cases, load_inputs
+from cardiac_autoseg.training.inputs import fold_cases, load_inputs, load_plan, load_splits
 from cardiac_autoseg.training.losses import LOSSES
 from cardiac_autoseg.training.recipe import Recipe, with_overrides
 from cardiac_autoseg.workspace import RunKey, Workspace
@@ -114,23 +113,6 @@ def make_matrix(
     if problems:
         raise UserError("the runs cannot be started:\n" + "\n".join(f"  {problem}" for problem in problems))
     return matrix
-
-
-def load_splits(workspace: Workspace) -> Splits:
-    """The folds; raises :class:`UserError` if they are missing or broken."""
-    try:
-        return Splits.from_json(read_json(workspace.splits, "Run cas_plan_and_preprocess first."))
-    except ValueError as error:
-        raise UserError(f"{workspace.splits}: {error}") from error
-
-
-def load_plan(workspace: Workspace, architecture: str) -> Plan:
-    """The plan of an architecture; raises :class:`UserError` if it is missing or broken."""
-    path = workspace.plan(architecture)
-    try:
-        return Plan.from_json(read_json(path, "Run cas_plan_and_preprocess first."))
-    except ValueError as error:
-        raise UserError(f"{path}: {error}") from error
 
 
 def list_jobs(workspace: Workspace, matrix: Matrix) -> list[Job]:

@@ -15,14 +15,26 @@ from planning.plan import Plan
 from planning.splits import Splits, subset
 
 
+def load_splits(workspace: Workspace) -> Splits:
+    """The folds; raises :class:`UserError` if they are missing or broken."""
+    try:
+        return Splits.from_json(read_json(workspace.splits, "Run cas_plan_and_preprocess first."))
+    except ValueError as error:
+        raise UserError(f"{workspace.splits}: {error}") from error
+
+
+def load_plan(workspace: Workspace, architecture: str) -> Plan:
+    """The plan of an architecture; raises :class:`UserError` if it is missing or broken."""
+    path = workspace.plan(architecture)
+    try:
+        return Plan.from_json(read_json(path, "Run cas_plan_and_preprocess first."))
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
 def load_inputs(workspace: Workspace, architecture: str) -> tuple[Plan, Splits, Dataset, PreprocessedStore]:
     """Plan, folds, index and store of a workspace; raises :class:`UserError` where one is missing or does not fit."""
-    remedy = "Run cas_plan_and_preprocess first."
-    try:
-        plan = Plan.from_json(read_json(workspace.plan(architecture), remedy))
-        splits = Splits.from_json(read_json(workspace.splits, remedy))
-    except ValueError as error:
-        raise UserError(f"{workspace.root}: {error}") from error
+    plan, splits = load_plan(workspace, architecture), load_splits(workspace)
     store = PreprocessedStore(workspace)
     if (store.grid.spacing, store.grid.clip_percentiles) != (plan.spacing, plan.clip_percentiles):
         raise UserError(f"{workspace.preprocessed} was made for another plan: run cas_plan_and_preprocess again")

@@ -14,7 +14,8 @@ from cardiac_autoseg.errors import UserError
 from cardiac_autoseg.scale import devices, estimate
 from cardiac_autoseg.scale.devices import Slot, make_slots, require_devices
 from cardiac_autoseg.scale.estimate import find_speed, wall_seconds
-from cardiac_autoseg.scale.matrix import Job, list_jobs, load_plan, load_splits, make_matrix
+from cardiac_autoseg.scale.matrix import Job, list_jobs, make_matrix
+from cardiac_autoseg.training.inputs import load_plan, load_splits
 from cardiac_autoseg.workspace import RunKey, Workspace
 from planning.plan import ARCHITECTURES
 
