@@ -18,7 +18,7 @@ from cardiac_autoseg.data.volume import Cine, Geometry, Volume, count_frames, re
 from cardiac_autoseg.errors import UserError
 from cardiac_autoseg.files import atomic_path, hash_json, read_json, write_json
 from cardiac_autoseg.inference.model import Model
-from cardiac_autoseg.inference.predictor import Prediction
+from cardiac_autoseg.inference.statistics import Segmentation
 from cardiac_autoseg.workspace import Workspace
 
 
@@ -187,7 +187,7 @@ def _read(path: Path) -> tuple[Volume | Cine, float]:
     return image, perf_counter() - start
 
 
-def _write(result: Result, prediction: Prediction, geometry: Geometry, seconds: dict[str, float]) -> Result:
+def _write(result: Result, prediction: Segmentation, geometry: Geometry, seconds: dict[str, float]) -> Result:
     """Write the probabilities, then the labels: labels that are there say that the file is done."""
     start = perf_counter()
     try:

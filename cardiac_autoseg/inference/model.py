@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,12 @@ from cardiac_autoseg.bundle import Bundle, load_bundle
 from cardiac_autoseg.data.volume import from_sitk, to_sitk
 from cardiac_autoseg.device import pick_device
 from cardiac_autoseg.errors import UserError
+from cardiac_autoseg.inference.look import look
+from cardiac_autoseg.inference.orientation import turned, turned_back, turned_spacing
 from cardiac_autoseg.inference.postprocessing import POSTPROCESSING
-from cardiac_autoseg.inference.predictor import Group, Prediction, predict
+from cardiac_autoseg.inference.predictor import Group, predict
+from cardiac_autoseg.inference.statistics import Segmentation
+from cardiac_autoseg.inference.views import PLAIN, View
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,7 @@ class Model:
     bundle: Bundle
     groups: tuple[Group, ...]
     flips: tuple[int, ...]
+    views: tuple[View, ...]
     device: torch.device
 
     @property
@@ -68,28 +74,40 @@ class Model:
         spacing: tuple[float, float, float],
         keep_probabilities: bool = False,
         seconds: dict[str, float] | None = None,
-    ) -> Prediction:
-        """As a call, but with the probabilities, (C, Z, Y, X) or (C, T, Z, Y, X) float16, if ``keep_probabilities``.
+        direction: Sequence[float] | None = None,
+    ) -> Segmentation:
+        """As a call, but with how far networks and views agree, and, if ``keep_probabilities``, the probabilities
+        (C, Z, Y, X) or (C, T, Z, Y, X) float16 of the networks, before postprocessing.
 
-        Probabilities are those of the networks, before postprocessing. The seconds of each stage are added to ``seconds``.
+        Where the bundle says how its training images lie, the image is laid likewise for the networks: by ``direction`` (the
+        row-major 3 x 3 matrix of a geometry) if that tells, else by what they recognise. The result always lies as the image
+        does. The seconds of each stage are added to ``seconds``.
         """
         _check(array, spacing)
-        prediction = predict(
+        stages: dict[str, float] = {} if seconds is None else seconds
+        start = perf_counter()
+        found = look(self.groups[0], array, spacing, self.bundle.orientation, direction, self.device)
+        stages["look"] = stages.get("look", 0.0) + perf_counter() - start
+        segmentation = predict(
             self.groups,
-            array,
-            spacing,
+            turned(array, found.turn),
+            turned_spacing(spacing, found.turn),
             flips=self.flips,
+            views=self.views,
+            region=found.region,
             device=self.device,
             keep_probabilities=keep_probabilities,
-            seconds=seconds,
+            seconds=stages,
         )
         start = perf_counter()
         clean = POSTPROCESSING[self.bundle.postprocessing]
-        frames = prediction.labels.reshape(-1, *array.shape[-3:])
+        frames = turned_back(segmentation.labels, found.turn).reshape(-1, *array.shape[-3:])
         labels = np.stack([clean(frame, self.bundle.labels) for frame in frames]).reshape(array.shape)
-        if seconds is not None:
-            seconds["postprocess"] = seconds.get("postprocess", 0.0) + perf_counter() - start
-        return Prediction(labels, prediction.probabilities)
+        stages["postprocess"] = stages.get("postprocess", 0.0) + perf_counter() - start
+        kept = segmentation.probabilities
+        return dataclasses.replace(
+            segmentation, labels=labels, probabilities=None if kept is None else turned_back(kept, found.turn)
+        )
 
     def predict(self, image: sitk.Image) -> sitk.Image:
         """Segment a 3D or 4D SimpleITK image: uint8 labels in exactly its geometry.
@@ -113,7 +131,8 @@ def load_model(path: str | Path, device: str | torch.device | None = None, fast:
     device
         "cpu", "cuda", "cuda:1", …; None: a GPU where there is one.
     fast
-        Only the first network and no mirror images: many times faster, a little less accurate.
+        Only the first network, and each slice as it is, neither mirrored nor turned: many times faster, a little less
+        accurate.
 
     Raises
     ------
@@ -123,7 +142,7 @@ def load_model(path: str | Path, device: str | torch.device | None = None, fast:
     chosen = pick_device(device)
     bundle, networks = load_bundle(Path(path), count=1 if fast else None)
     placed = [network.to(chosen, memory_format=torch.channels_last) for network in networks]  # type: ignore[call-overload]
-    return Model(bundle, _groups(bundle, placed), () if fast else bundle.flips, chosen)
+    return Model(bundle, _groups(bundle, placed), () if fast else bundle.flips, (PLAIN,) if fast else bundle.views, chosen)
 
 
 def _groups(bundle: Bundle, networks: Sequence[nn.Module]) -> tuple[Group, ...]:

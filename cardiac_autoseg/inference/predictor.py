@@ -14,20 +14,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cardiac_autoseg.device import uses_bfloat16
+from cardiac_autoseg.inference.region import Region
+from cardiac_autoseg.inference.statistics import Counts, Segmentation, count_opinions, slice_statistics
+from cardiac_autoseg.inference.views import PLAIN, View, from_view, to_view
 from cardiac_autoseg.preprocessing.normalise import normalise
 from cardiac_autoseg.preprocessing.resample import resize_images, resize_maps, target_size
 from planning.plan import Plan
 
 CHUNK_VALUES = {"cuda": 1 << 28, "cpu": 1 << 24}
 """Probabilities held at once on the image's grid, by device: 1 GiB and 64 MiB as float32, more while resampling."""
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """Labels (Z, Y, X) or (T, Z, Y, X), and on the same grid the probabilities (C, …), or None if not asked for."""
-
-    labels: NDArray[np.uint8]
-    probabilities: NDArray[np.float16] | None
 
 
 @dataclass(frozen=True)
@@ -154,12 +149,14 @@ def predict(
     spacing: tuple[float, float, float],
     *,
     flips: bool | Sequence[int] = False,
+    views: Sequence[View] = (PLAIN,),
+    region: Region | None = None,
     device: torch.device | str = "cpu",
     amp: bool | None = None,
     keep_probabilities: bool = False,
     seconds: dict[str, float] | None = None,
-) -> Prediction:
-    """Segment one raw image with the mean of all networks of all groups.
+) -> Segmentation:
+    """Segment one raw image with the mean of all networks of all groups over all views.
 
     Parameters
     ----------
@@ -167,6 +164,10 @@ def predict(
         Networks with their plans, on ``device``; each counts the same, whatever its group.
     array, spacing
         (Z, Y, X) or (T, Z, Y, X), any intensity unit; (z, y, x) in mm. Every frame is normalised on its own.
+    views
+        Turns and zooms of each slice to average over, beside the mirror images.
+    region
+        Work on this part of the slices; the rest is background.
     keep_probabilities
         Also return the mean probabilities on the image's grid (2 bytes x classes for each voxel).
     seconds
@@ -181,27 +182,36 @@ def predict(
     classes, count = len(groups[0].plan.classes), frames.shape[0] * frames.shape[1]
     with _timed(stages, "normalise", device):
         # One copy for all plans, unless they clip differently.
-        images = {clip: _normalised(frames, clip) for clip in {group.plan.clip_percentiles for group in groups}}
-    labels = np.empty((count, *size), np.uint8)
-    kept = np.empty((classes, count, *size), np.float16) if keep_probabilities else None
-    chunk = max(1, CHUNK_VALUES.get(device.type, 1 << 24) // (classes * size[0] * size[1]))
+        images = {clip: _normalised(frames, clip, region) for clip in {group.plan.clip_percentiles for group in groups}}
+    part_size = size if region is None else (region.y.stop - region.y.start, region.x.stop - region.x.start)
+    labels = np.zeros((count, *size), np.uint8)
+    kept = np.zeros((classes, count, *size), np.float16) if keep_probabilities else None
+    if kept is not None and region is not None:
+        kept[0] = 1
+    inside = (slice(None), slice(None)) if region is None else (region.y, region.x)
+    chunk = max(1, CHUNK_VALUES.get(device.type, 1 << 24) // (classes * part_size[0] * part_size[1]))
+    counted: list[Counts] = []
     for start in range(0, count, chunk):
         part = slice(start, min(count, start + chunk))
         slices = {clip: image[part].to(device) for clip, image in images.items()}
-        mean = _mean_over_groups(groups, slices, spacing[1:], flips, amp, stages)
+        mean, counts = _mean_over_groups(groups, slices, spacing[1:], flips, views, amp, stages)
+        counted.append(counts)
         with _timed(stages, "resample", device):
-            labels[part] = likeliest(mean).cpu().numpy()
+            labels[part, *inside] = likeliest(mean).cpu().numpy()
             if kept is not None:
-                kept[:, part] = mean.to(torch.float16).cpu().numpy()
-    return Prediction(labels.reshape(array.shape), None if kept is None else kept.reshape(classes, *array.shape))
+                kept[:, part, *inside] = mean.to(torch.float16).cpu().numpy()
+    return Segmentation(
+        labels.reshape(array.shape),
+        slice_statistics(counted, frames.shape[:2]),
+        None if kept is None else kept.reshape(classes, *array.shape),
+    )
 
 
-def _normalised(frames: NDArray[np.generic], clip: tuple[float, float]) -> Tensor:
-    """Frames (T, Z, Y, X), each normalised on its own, as slices (T * Z, Y, X) float32."""
-    result = np.empty(frames.shape, np.float32)
-    for target, frame in zip(result, frames, strict=True):
-        target[:] = normalise(frame, clip)
-    return torch.from_numpy(result.reshape(-1, *frames.shape[2:]))
+def _normalised(frames: NDArray[np.generic], clip: tuple[float, float], region: Region | None) -> Tensor:
+    """Frames (T, Z, Y, X), each normalised as a whole, of which the region is kept: slices (T * Z, y, x) float32."""
+    part = (slice(None), *(region or (slice(None), slice(None))))
+    result = np.stack([normalise(frame, clip)[part] for frame in frames])
+    return torch.from_numpy(result.reshape(-1, *result.shape[2:]).astype(np.float32, copy=False))
 
 
 def _mean_over_groups(
@@ -209,31 +219,63 @@ def _mean_over_groups(
     slices: dict[tuple[float, float], Tensor],
     spacing: tuple[float, float],
     flips: bool | Sequence[int],
+    views: Sequence[View],
     amp: bool | None,
     stages: dict[str, float],
-) -> Tensor:
-    """Mean probabilities (C, Z, Y, X) of all networks on the image's grid.
+) -> tuple[Tensor, Counts]:
+    """Mean probabilities (C, Z, Y, X) of all networks over all views on the image's grid, and how far they agree.
 
     ``slices``: per clipping, the normalised image (Z, Y, X).
     """
     count = sum(len(group.networks) for group in groups)
     total: Tensor | None = None
+    opinions: list[Tensor] = []
     for group in groups:
         image = slices[group.plan.clip_percentiles]
         size = (image.shape[1], image.shape[2])
         with _timed(stages, "resample", image.device):
             resampled = resize_images(image[:, None], target_size(size, spacing, group.plan.spacing))[:, 0]
         with _timed(stages, "network", image.device):
-            probabilities = predict_probabilities(
-                group.networks, resampled, group.plan.divisor, flips, image.device, amp=amp
-            )
+            probabilities, own = _over_views(group, resampled, flips, views, amp)
+            opinions += own
         with _timed(stages, "resample", image.device):
+            if len(groups) == 1:
+                # On the networks' grid there are fewer pixels to count than on the image's.
+                counts = count_opinions(probabilities, opinions, _pixel_area(size, spacing, resampled))
             share = probabilities_to_grid(probabilities, size)
             if len(groups) > 1:
                 share = share.mul_(len(group.networks) / count)
             total = share if total is None else total.add_(share)
     assert total is not None
-    return total
+    if len(groups) > 1:
+        with _timed(stages, "resample", total.device):
+            counts = count_opinions(total, opinions, spacing[0] * spacing[1])
+    return total, counts
+
+
+def _over_views(
+    group: Group, images: Tensor, flips: bool | Sequence[int], views: Sequence[View], amp: bool | None
+) -> tuple[Tensor, list[Tensor]]:
+    """Mean probabilities (C, Z, Y, X) of a group's networks over all views of ``images`` (Z, Y, X), and the labels (Z, Y, X)
+    uint8 of each network at each view.
+    """
+    total: Tensor | None = None
+    opinions = []
+    for view in views:
+        seen = to_view(images[:, None], view)[:, 0]
+        for network in group.networks:
+            said = predict_probabilities([network], seen, group.plan.divisor, flips, images.device, amp=amp)
+            if view != PLAIN:
+                said = from_view(said.transpose(0, 1), view).transpose(0, 1)
+            opinions.append(likeliest(said))
+            total = said if total is None else total.add_(said)
+    assert total is not None
+    return total.div_(len(opinions)), opinions
+
+
+def _pixel_area(size: tuple[int, int], spacing: tuple[float, float], images: Tensor) -> float:
+    """mm² of a pixel of ``images`` (Z, Y', X'), which cover the slices of ``size`` pixels of ``spacing`` (mm)."""
+    return size[0] * size[1] * spacing[0] * spacing[1] / (images.shape[1] * images.shape[2])
 
 
 def probabilities_to_grid(probabilities: Tensor, size: tuple[int, int]) -> Tensor:

@@ -1,21 +1,28 @@
-"""What the networks said beyond the labels: per slice, how far they agree and how sure they are. Small, whatever the image."""
+"""What the networks said beyond the labels: how far they agree and how sure they are, in a few numbers per slice."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
+
+Counts = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+"""The fields of :class:`SliceStatistics`, for a run of slices (Z in place of T, Z), on the CPU."""
 
 
 @dataclass(frozen=True)
 class SliceStatistics:
     """Areas in mm² per frame T, slice Z and class C (background first), before postprocessing.
 
-    An *opinion* is one network at one view (mirror image or zoom) of the slice; there are M of them. ``consensus`` is the area
-    the mean of all gives to a class, (T, Z, C); ``areas`` the area each opinion gives to it, (M, T, Z, C); ``overlaps`` the
-    part of ``areas`` that lies in the consensus, (M, T, Z, C). ``expected`` is the sum of the mean probability, (T, Z, C);
-    ``entropy`` the sum of the entropy (nats) of the mean probabilities, (T, Z). With one opinion M is 1, and it agrees with itself.
+    An *opinion* is one network at one view (turn or zoom) of the slice; there are M of them. ``consensus`` is the area
+    the mean of all gives to a class, (T, Z, C); ``areas`` the area each opinion gives to it, (M, T, Z, C); ``overlaps``
+    the part of ``areas`` that lies in the consensus, (M, T, Z, C). ``expected`` is the sum of the mean probability,
+    (T, Z, C); ``entropy`` the sum of the entropy (nats) of the mean probabilities, (T, Z). A single opinion agrees with
+    itself.
     """
 
     consensus: NDArray[np.float32]
@@ -30,10 +37,48 @@ class SliceStatistics:
         return int(self.areas.shape[0])
 
 
+def count_opinions(mean: Tensor, opinions: Sequence[Tensor], pixel: float) -> Counts:
+    """Areas of the classes in the mean of all opinions and in each of them.
+
+    ``mean`` are probabilities (C, Z, Y, X), ``opinions`` labels (Z, Y', X') uint8 each; one on another grid is brought to
+    that of the mean, pixel by nearest pixel. ``pixel`` is the area of a pixel of ``mean`` in mm².
+    """
+    classes, slices = mean.shape[:2]
+    consensus = mean.max(0).indices
+    index = torch.arange(slices, device=mean.device)[:, None, None] * classes**2 + consensus * classes
+    tables = []
+    for opinion in opinions:
+        if opinion.shape != consensus.shape:
+            resized = torch.nn.functional.interpolate(opinion[:, None].float(), consensus.shape[1:], mode="nearest-exact")
+            opinion = resized[:, 0].to(torch.uint8)
+        table = torch.bincount((index + opinion).ravel(), minlength=slices * classes**2)
+        tables.append(table.reshape(slices, classes, classes))
+    joint = torch.stack(tables).float().mul_(pixel)
+    entropy = torch.special.entr(mean).sum(dim=(0, 2, 3)).mul_(pixel)
+    fields = (joint[0].sum(2), joint.sum(2), joint.diagonal(dim1=2, dim2=3), mean.sum(dim=(2, 3)).T.mul(pixel), entropy)
+    consensus_area, areas, overlaps, expected, uncertainty = (field.cpu() for field in fields)
+    return consensus_area, areas, overlaps, expected, uncertainty
+
+
+def slice_statistics(parts: Sequence[Counts], shape: tuple[int, int]) -> SliceStatistics:
+    """The statistics of a whole image of ``shape`` (T, Z) from those of consecutive runs of its T * Z slices."""
+    consensus, areas, overlaps, expected, entropy = (
+        torch.cat([part[number] for part in parts], dim=1 if number in (1, 2) else 0).numpy() for number in range(5)
+    )
+    opinions, classes = areas.shape[0], areas.shape[-1]
+    return SliceStatistics(
+        consensus.reshape(*shape, classes),
+        areas.reshape(opinions, *shape, classes),
+        overlaps.reshape(opinions, *shape, classes),
+        expected.reshape(*shape, classes),
+        entropy.reshape(shape),
+    )
+
+
 @dataclass(frozen=True)
 class Segmentation:
-    """Labels (T, Z, Y, X) uint8 after postprocessing, what the networks said beside, and, if kept, the mean probabilities
-    (C, T, Z, Y, X) float16 before postprocessing and temperature.
+    """Labels (T, Z, Y, X) or (Z, Y, X) uint8 as the image is, how far networks and views agree, and, if kept, the mean
+    probabilities (C, …) float16, before postprocessing and temperature.
     """
 
     labels: NDArray[np.uint8]

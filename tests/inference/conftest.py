@@ -75,5 +75,6 @@ def ensemble(enet_plan: Plan) -> tuple[Bundle, list[nn.Module]]:
         Member(plans[key].architecture, "ce_dice", "expert", str(fold), 0, key) for fold, key in enumerate(("a", "a", "b"))
     )
     networks = [_network(plans[member.plan], seed) for seed, member in enumerate(members)]
-    bundle = Bundle("test", LABELS, plans, members, "largest_heart", (0, 1), {"cases": 3}, {"mean_dice": 0.5}, "CC0")
+    known = {"training_data": {"cases": 3}, "scores": {"mean_dice": 0.5}, "licence": "CC0"}
+    bundle = Bundle("test", LABELS, plans, members, "largest_heart", flips=(0, 1), **known)
     return bundle, networks
