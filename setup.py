@@ -17,6 +17,8 @@ COMMANDS = (
     "evaluate",
     "compare",
     "report",
+    "models",
+    "completion",
     "demo",
 )
 
@@ -29,7 +31,16 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["cardiac_autoseg", "cardiac_autoseg.*", "planning", "planning.*"]),
-    package_data={"cardiac_autoseg": ["py.typed", "report/*.html", "annotation/profiles/*.json"]},
+    package_data={
+        "cardiac_autoseg": [
+            "py.typed",
+            "report/*.html",
+            "report/*.css",
+            "report/*.js",
+            "annotation/profiles/*.json",
+            "models/*/*",
+        ]
+    },
     install_requires=[
         "torch>=2.4,<3",
         "numpy>=1.26",
@@ -43,8 +54,30 @@ setup(
         "jinja2>=3.1",
         "tqdm>=4.66",
         "statsmodels>=0.14",
+        "pydicom>=3",
+        "highdicom>=0.28",
+        "pylibjpeg>=2",
+        "pylibjpeg-libjpeg>=2.1",
+        "pylibjpeg-openjpeg>=2.3",
+        "pylibjpeg-rle>=2",
+        "pynrrd>=1.1",
+        "pillow>=10",
     ],
-    extras_require={"test": ["pytest>=8", "ruff>=0.6", "mypy>=1.11", "medpy>=0.5", "pandas>=2", "pingouin>=0.5.5"]},
+    extras_require={
+        "onnx": ["onnx>=1.16", "onnxruntime>=1.18"],
+        "completion": ["shtab>=1.7"],
+        "test": [
+            "pytest>=8",
+            "ruff>=0.6",
+            "mypy>=1.11",
+            "medpy>=0.5",
+            "pandas>=2",
+            "pingouin>=0.5.5",
+            "onnx>=1.16",
+            "onnxruntime>=1.18",
+            "shtab>=1.7",
+        ],
+    },
     entry_points={
         # cardiac_autoseg.cli.import_ because `import` is a keyword.
         "console_scripts": [

@@ -1,4 +1,4 @@
-"""``cas_predict``: segment NIfTI files with a trained bundle."""
+"""``cas_predict``: from scans to segmentations, clinical numbers and pages."""
 
 from __future__ import annotations
 
@@ -10,83 +10,181 @@ from typing import TYPE_CHECKING
 from cardiac_autoseg.cli import common
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cardiac_autoseg.delivery.case import CaseResult, Given
+    from cardiac_autoseg.delivery.inputs import Input
+    from cardiac_autoseg.delivery.outputs import Wanted
     from cardiac_autoseg.workspace import Workspace
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of ``cas_predict``."""
     parser = common.make_parser(
-        "Segment short-axis cine-MRI: every 3D or 4D NIfTI file that -i names, in its own geometry. Files whose output is"
-        " already there are skipped, so the same command goes on where a stopped one left off."
+        "Segment short-axis cine-MRI: NIfTI files (3D or 4D) and DICOM studies. For each scan: the labels in its own"
+        " geometry, the clinical numbers, how far to trust them, and a page to look at; for DICOM also SEG and SR objects."
+        " index.html lists all cases. Cases whose outputs are there are skipped, so the same command goes on where a stopped"
+        " one left off. For research only: not a medical device."
     )
     parser.add_argument(
-        "-i", "--input", nargs="+", required=True, metavar="IN", help="NIfTI files, folders, or globs in quotes"
-    )
+        "-i", "--input", nargs="+", required=True, metavar="IN",
+        help="NIfTI files, folders of them, DICOM studies (folder or .zip), or globs in quotes",
+    )  # fmt: skip
+    parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder for the results")
     parser.add_argument(
-        "-o", "--output", required=True, metavar="DIR", help="folder for the labels, <name of the input>.nii.gz"
+        "--model", metavar="BUNDLE",
+        help="bundle: folder, .zip, or name; without it the workspace's only one or the one called best, else the one that"
+        " comes with the package",
+    )  # fmt: skip
+    parser.add_argument("--series", metavar="UID", help="the DICOM series to take, where several could be meant")
+    person = parser.add_argument_group("what the files do not say (for a single case; for more, a table)")
+    person.add_argument("--ed", type=common.at_least(1), metavar="FRAME", help="end-diastole, counted from 1")
+    person.add_argument("--es", type=common.at_least(1), metavar="FRAME", help="end-systole, counted from 1")
+    person.add_argument("--heart-rate", metavar="BPM", help="beats per minute")
+    person.add_argument("--sex", metavar="M|F", help="for the reference ranges")
+    person.add_argument("--height", metavar="CM", help="with the weight, for values per body surface area")
+    person.add_argument("--weight", metavar="KG")
+    person.add_argument(
+        "--people", metavar="CSV", help="table with the columns case, sex, age, height_cm, weight_kg, heart_rate, ed, es"
     )
-    parser.add_argument(
-        "--model",
-        metavar="BUNDLE",
-        help="bundle: folder, .zip, or name in the workspace; without it the workspace's only one, or the one called best",
-    )
-    parser.add_argument("--fast", action="store_true", help="one network instead of all, and no mirror images")
-    parser.add_argument(
+    what = parser.add_argument_group("what to write")
+    what.add_argument("--labels-only", action="store_true", help="labels, and nothing else")
+    what.add_argument("--no-dicom", action="store_true", help="no DICOM objects, whatever the input")
+    what.add_argument("--slicer", action="store_true", help="also ED and ES as <name>_ED.seg.nrrd for 3D Slicer")
+    what.add_argument(
         "--save-probabilities",
         action="store_true",
-        help="also write <name>.npz: probabilities (classes, [frames,] Z, Y, X) float16",
+        help="also <name>.npz: calibrated probabilities (classes, [frames,] Z, Y, X) float16",
     )
-    parser.add_argument("--overwrite", action="store_true", help="predict again where an output is already there")
+    what.add_argument("--json", action="store_true", help="print the results as JSON, progress to stderr")
+    parser.add_argument("--fast", action="store_true", help="one network instead of all, and each slice as it is")
+    parser.add_argument("--overwrite", action="store_true", help="predict again where outputs are there")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, …; without it a GPU where there is one")
     return common.run(parser, _work, arguments)
 
 
 def _work(values: argparse.Namespace) -> int:
     from pathlib import Path
-    from time import perf_counter
 
     from cardiac_autoseg.bundle import read_bundle
+    from cardiac_autoseg.delivery.inputs import find_inputs, keep_inputs
+    from cardiac_autoseg.delivery.outputs import INDEX, Wanted, done, write_folder
+    from cardiac_autoseg.delivery.people import given_for
+    from cardiac_autoseg.delivery.pipeline import claim_folder
     from cardiac_autoseg.errors import UserError
-    from cardiac_autoseg.inference.files import claim_folder, done, find_bundle, find_inputs, plan_outputs, predict_files
-    from cardiac_autoseg.inference.model import load_model
-    from cardiac_autoseg.inference.predictor import flip_axes
+    from cardiac_autoseg.inference.model_store import find_bundle
 
-    start = perf_counter()
     output = Path(values.output).expanduser()
     if output.exists() and not output.is_dir():
         raise UserError(f"-o {output} is a file: name a folder")
-    outputs = plan_outputs(find_inputs(values.input), output)
-    keep = values.save_probabilities
-    present = [] if values.overwrite else [source for source, target in outputs.items() if done(target, keep)]
-    if present:
-        print(f"{len(present)} of {len(outputs)} files have an output in {output}: skipped (redo them with --overwrite)")
-    todo = {source: target for source, target in outputs.items() if source not in present}
-    bundle = find_bundle(_workspace(values.workspace), values.model)
-    claim_folder(output, read_bundle(bundle), values.fast, resuming=bool(present))
-    if not todo:
-        return common.OK
-    model = load_model(bundle, values.device, values.fast)
-    images = len(flip_axes(model.flips))
-    print(
-        f"model {bundle}: {len(model.bundle.members)} network(s), {images} mirror image(s) of each slice, on {model.device}"
-    )
-    if keep:
-        print(f"classes of the probabilities: {', '.join(sorted(model.labels, key=lambda name: model.labels[name]))}")
-    seconds = {"load model": perf_counter() - start}
-    failed = 0
-    for number, result in enumerate(predict_files(model, todo, seconds, keep), start=1):
-        head = f"[{number}/{len(todo)}] {result.source.name}"
-        if result.problem:
-            failed += 1
-            print(f"{head}: FAILED. {result.problem}", file=sys.stderr)
-        else:
-            print(f"{head}: {' x '.join(map(str, result.shape))}, {result.seconds:.2f} s", flush=True)
-    print(f"\n{len(todo) - failed} predicted into {output}, {failed} failed, in {perf_counter() - start:.1f} s; by stage:")
-    for stage, spent in seconds.items():
-        print(f"  {stage:<12} {spent:8.2f} s   {spent / len(todo):.3f} s a file")
-    if failed == len(outputs):
+    items = find_inputs(values.input)
+    keep_inputs(items, output)
+    given = given_for([item.name for item in items], values.people, _single(values))
+    wanted = Wanted(not values.labels_only, not values.no_dicom, values.slicer, values.save_probabilities)
+    todo = [item for item in items if values.overwrite or not done(output, item.name, wanted)]
+    if len(todo) < len(items):
+        skipped = len(items) - len(todo)
+        _say(values, f"{skipped} of {len(items)} scans are done in {output}: skipped (redo them with --overwrite)")
+    path = find_bundle(_workspace(values.workspace), values.model)
+    bundle = read_bundle(path)
+    claim_folder(output, bundle, values.fast, resuming=len(todo) < len(items))
+    failed = _predict(values, path, output, todo, wanted, given) if todo else {}
+    if wanted.pages:
+        write_folder(output, bundle.labels, failed)
+        _say(values, f"look at {output / INDEX}")
+    if values.json:
+        _print_json(output, items, failed)
+    if len(failed) == len(items):
         return common.USER_ERROR
     return common.SOME_FAILED if failed else common.OK
+
+
+def _predict(
+    values: argparse.Namespace, path: Path, output: Path, todo: list[Input], wanted: Wanted, given: dict[str, Given]
+) -> dict[str, str]:
+    """Predict what is to be done; the names of the cases that failed, and why."""
+    from time import perf_counter
+
+    from cardiac_autoseg.delivery.pipeline import Job, deliver
+    from cardiac_autoseg.inference.model import load_model
+    from cardiac_autoseg.inference.predictor import flip_axes
+    from cardiac_autoseg.trust.fit import load_trust
+
+    start = perf_counter()
+    model = load_model(path, values.device, values.fast)
+    images = len(flip_axes(model.flips)) * len(model.views)
+    _say(values, f"model {path}: {len(model.bundle.members)} network(s), {images} view(s) of each slice, on {model.device}")
+    if wanted.probabilities:
+        classes = sorted(model.labels, key=lambda name: model.labels[name])
+        _say(values, f"classes of the probabilities: {', '.join(classes)}")
+    # The quality was fitted on what all networks and views say together.
+    trust = None if values.fast else load_trust(path)
+    if trust is None and wanted.pages:
+        why = "--fast leaves no second opinion" if values.fast else "this model brings nothing to judge its results with"
+        _say(values, f"{why}: no quality score and no intervals")
+    seconds = {"load model": perf_counter() - start}
+    failed: dict[str, str] = {}
+    job = Job(model, trust, output, wanted, given, values.series)
+    for number, result in enumerate(deliver(job, todo, seconds), start=1):
+        head = f"[{number}/{len(todo)}] {result.item.path.name}"
+        if result.problem:
+            failed[result.item.name] = result.problem
+            print(f"{head}: FAILED. {result.problem}", file=sys.stderr)
+        else:
+            _say(values, f"{head}: {' x '.join(map(str, result.shape))}, {result.seconds:.2f} s{_in_words(result.case)}")
+    took = perf_counter() - start
+    _say(values, f"\n{len(todo) - len(failed)} predicted into {output}, {len(failed)} failed, in {took:.1f} s; by stage:")
+    for stage, spent in seconds.items():
+        _say(values, f"  {stage:<12} {spent:8.2f} s   {spent / len(todo):.3f} s a scan")
+    return failed
+
+
+def _say(values: argparse.Namespace, text: str) -> None:
+    """Print progress, out of the way of the JSON where that is wanted."""
+    print(text, file=sys.stderr if values.json else sys.stdout, flush=True)
+
+
+def _in_words(case: CaseResult | None) -> str:
+    """The result of a case in a few words: "; EF 55 %, EDV 141 mL, mass 110 g; predicted Dice 0.91; 1 warning"."""
+    if case is None:
+        return ""
+    found = [
+        f"{name.partition('_')[2]} {value:.0f} {unit}"
+        for name, unit in (("LV_EF", "%"), ("LV_EDV", "mL"), ("LV_mass", "g"))
+        if (value := case.numbers.values.get(name)) is not None
+    ]
+    warnings = sum(finding.severity == "warning" for finding in case.findings)
+    parts = [
+        ", ".join(found),
+        "" if case.quality is None else f"predicted Dice {case.quality.dice:.2f}",
+        "" if not warnings else f"{warnings} warning{'s' if warnings > 1 else ''}",
+    ]
+    return "".join(f"; {part}" for part in parts if part)
+
+
+def _single(values: argparse.Namespace) -> dict[str, str]:
+    """What the options say of a single case, as a line of the table would."""
+    columns = {"height": "height_cm", "weight": "weight_kg"}
+    options = ("ed", "es", "heart_rate", "sex", "height", "weight")
+    found = {columns.get(option, option): getattr(values, option) for option in options}
+    return {column: str(value) for column, value in found.items() if value is not None}
+
+
+def _print_json(output: Path, items: list[Input], failed: dict[str, str]) -> None:
+    """The records of the cases asked for, without their pictures; those that failed with the reason."""
+    import json
+
+    from cardiac_autoseg.delivery.record import read_records
+
+    records = {record["name"]: record for record in read_records(output)}
+    rows = []
+    for item in items:
+        if item.name in failed:
+            rows.append({"name": item.name, "status": "failed", "problem": failed[item.name]})
+        else:
+            record = records.get(item.name, {"name": item.name, "status": "done"})
+            rows.append({key: value for key, value in record.items() if key not in ("thumbnail", "stem")})
+    print(json.dumps(rows, indent=1))
 
 
 def _workspace(given: str | None) -> Workspace | None:

@@ -18,6 +18,8 @@ from cardiac_autoseg.preprocessing.resample import resize_images, target_size
 
 LOOK_MM = 2.0
 """Pixel size of the quick look."""
+TALL = 6
+"""Slices."""
 
 
 class Look(NamedTuple):
@@ -43,6 +45,8 @@ def look(
     frames = array.reshape(-1, *array.shape[-3:])
     chosen = [frames[number] for number in sorted({0, len(frames) // 3, 2 * len(frames) // 3})]
     images = [_coarse(frame, spacing[1:], group.plan.clip_percentiles).to(device) for frame in chosen]
+    # Of a tall stack every second slice tells as much.
+    images = [image[:: 2 if len(image) >= TALL else 1] for image in images]
 
     def said(image: Tensor) -> Tensor:
         return predict_probabilities(group.networks[:1], image, group.plan.divisor, device=device)

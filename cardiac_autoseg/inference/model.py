@@ -146,12 +146,18 @@ def load_model(path: str | Path, device: str | torch.device | None = None, fast:
 
 
 def _groups(bundle: Bundle, networks: Sequence[nn.Module]) -> tuple[Group, ...]:
-    """Networks by plan, so that an image is resampled once for each plan."""
-    members = list(zip(bundle.members, networks, strict=True))
-    return tuple(
-        Group(bundle.plans[key], tuple(network for member, network in members if member.plan == key))
-        for key in dict.fromkeys(member.plan for member in bundle.members)
-    )
+    """Networks by plan, so that an image is resampled once for each plan.
+
+    Of an ensemble of folds only the networks of the best one's fold are asked how far they agree: of a patient in
+    cross-validation there are no more, so that is what a predicted quality can be fitted on.
+    """
+    groups = []
+    for key in dict.fromkeys(member.plan for member in bundle.members):
+        own = [pair for pair in zip(bundle.members, networks, strict=True) if pair[0].plan == key]
+        first = [network for member, network in own if member.fold == bundle.members[0].fold]
+        rest = [network for member, network in own if member.fold != bundle.members[0].fold]
+        groups.append(Group(bundle.plans[key], (*first, *rest), len(first)))
+    return tuple(groups)
 
 
 def _check(array: NDArray[np.generic], spacing: tuple[float, float, float]) -> None:

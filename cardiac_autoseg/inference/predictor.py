@@ -27,10 +27,14 @@ CHUNK_VALUES = {"cuda": 1 << 28, "cpu": 1 << 24}
 
 @dataclass(frozen=True)
 class Group:
-    """Networks that share a plan, hence a grid. All on one device and in eval mode."""
+    """Networks that share a plan, hence a grid. All on one device and in eval mode.
+
+    Only the first ``counted`` of them (None: all) are asked how far they agree.
+    """
 
     plan: Plan
     networks: tuple[nn.Module, ...]
+    counted: int | None = None
 
 
 def flip_axes(flips: bool | Sequence[int]) -> list[tuple[int, ...]]:
@@ -229,6 +233,7 @@ def _mean_over_groups(
     """
     count = sum(len(group.networks) for group in groups)
     total: Tensor | None = None
+    consensus: list[tuple[Tensor, int]] = []
     opinions: list[Tensor] = []
     for group in groups:
         image = slices[group.plan.clip_percentiles]
@@ -236,46 +241,62 @@ def _mean_over_groups(
         with _timed(stages, "resample", image.device):
             resampled = resize_images(image[:, None], target_size(size, spacing, group.plan.spacing))[:, 0]
         with _timed(stages, "network", image.device):
-            probabilities, own = _over_views(group, resampled, flips, views, amp)
+            probabilities, counted, own = _over_views(group, resampled, flips, views, amp)
             opinions += own
+            if own:
+                consensus.append((counted, len(own)))
         with _timed(stages, "resample", image.device):
-            if len(groups) == 1:
-                # On the networks' grid there are fewer pixels to count than on the image's.
-                counts = count_opinions(probabilities, opinions, _pixel_area(size, spacing, resampled))
             share = probabilities_to_grid(probabilities, size)
             if len(groups) > 1:
                 share = share.mul_(len(group.networks) / count)
             total = share if total is None else total.add_(share)
     assert total is not None
-    if len(groups) > 1:
-        with _timed(stages, "resample", total.device):
-            counts = count_opinions(total, opinions, spacing[0] * spacing[1])
-    return total, counts
+    with _timed(stages, "resample", total.device):
+        return total, _count(consensus, opinions, size, spacing)
+
+
+def _count(
+    consensus: list[tuple[Tensor, int]], opinions: list[Tensor], size: tuple[int, int], spacing: tuple[float, float]
+) -> Counts:
+    """How far ``opinions`` agree with the mean of the means in ``consensus``, each weighted by its number of opinions.
+
+    On the grid of the networks, where there are fewest pixels to count; of several grids on that of the first.
+    """
+    mean = consensus[0][0]
+    if len(consensus) > 1:
+        grid = (mean.shape[2], mean.shape[3])
+        mean = torch.stack([probabilities_to_grid(part, grid) * (own / len(opinions)) for part, own in consensus]).sum(0)
+    pixel = size[0] * size[1] * spacing[0] * spacing[1] / (mean.shape[2] * mean.shape[3])
+    return count_opinions(mean, opinions, pixel)
 
 
 def _over_views(
     group: Group, images: Tensor, flips: bool | Sequence[int], views: Sequence[View], amp: bool | None
-) -> tuple[Tensor, list[Tensor]]:
-    """Mean probabilities (C, Z, Y, X) of a group's networks over all views of ``images`` (Z, Y, X), and the labels (Z, Y, X)
-    uint8 of each network at each view.
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Mean probabilities (C, Z, Y, X) of a group's networks over all views of ``images`` (Z, Y, X), the same of those that
+    are counted, and the labels (Z, Y, X) uint8 of each of these at each view.
     """
-    total: Tensor | None = None
+    number = len(group.networks) if group.counted is None else group.counted
+    sums: list[Tensor | None] = [None, None]
     opinions = []
     for view in views:
         seen = to_view(images[:, None], view)[:, 0]
-        for network in group.networks:
+        for place, network in enumerate(group.networks):
             said = predict_probabilities([network], seen, group.plan.divisor, flips, images.device, amp=amp)
             if view != PLAIN:
                 said = from_view(said.transpose(0, 1), view).transpose(0, 1)
-            opinions.append(likeliest(said))
-            total = said if total is None else total.add_(said)
-    assert total is not None
-    return total.div_(len(opinions)), opinions
-
-
-def _pixel_area(size: tuple[int, int], spacing: tuple[float, float], images: Tensor) -> float:
-    """mm² of a pixel of ``images`` (Z, Y', X'), which cover the slices of ``size`` pixels of ``spacing`` (mm)."""
-    return size[0] * size[1] * spacing[0] * spacing[1] / (images.shape[1] * images.shape[2])
+            if place < number:
+                opinions.append(likeliest(said))
+            which = int(place >= number)
+            before = sums[which]
+            sums[which] = said if before is None else before.add_(said)
+    counted, others = sums
+    asked = len(views) * len(group.networks)
+    if counted is None:
+        assert others is not None
+        return others / asked, others, opinions
+    total = counted if others is None else counted + others
+    return total / asked, counted.div_(len(opinions)), opinions
 
 
 def probabilities_to_grid(probabilities: Tensor, size: tuple[int, int]) -> Tensor:

@@ -12,16 +12,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from cardiac_autoseg.colors import structure_color as structure_color
+
 MARGIN_MM = 18.0
 REFERENCE_COLOR = "#ffffff"
-STRUCTURE_COLORS = {"LV": "#ffb000", "MYO": "#33d17a", "RV": "#4aa8ff"}
-OTHER_COLORS = ("#ff6ec7", "#c9a0ff", "#ffe14d")
-
-
-def structure_color(name: str, labels: Mapping[str, int]) -> str:
-    """The colour in which the automatic outline of a structure is drawn."""
-    others = sorted(label for label in labels if label not in STRUCTURE_COLORS)
-    return STRUCTURE_COLORS.get(name) or OTHER_COLORS[others.index(name) % len(OTHER_COLORS)]
 
 
 def choose_slices(reference: np.ndarray, prediction: np.ndarray, most: int = 5) -> list[int]:

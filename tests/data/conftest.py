@@ -8,7 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import EnhancedMRImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
+from cardiac_autoseg.data.scan import Instance, Scan
 from cardiac_autoseg.data.volume import Geometry, write_labels, write_volume
 from cardiac_autoseg.workspace import Workspace
 
@@ -138,3 +141,109 @@ def messages() -> list[str]:
 @pytest.fixture
 def report(messages: list[str]) -> Callable[[str], None]:
     return messages.append
+
+
+def _mr_header(uids: dict[str, str], sop_class: str) -> Dataset:
+    """What every image of the tiny study has; an oblique stack of 13 x 11 pixels, a number that fills no byte."""
+    header = Dataset()
+    header.SOPClassUID, header.SOPInstanceUID = sop_class, generate_uid()
+    header.StudyInstanceUID, header.SeriesInstanceUID, header.FrameOfReferenceUID = (
+        uids["study"],
+        uids["series"],
+        uids["frame"],
+    )
+    header.PatientName, header.PatientID, header.PatientBirthDate, header.PatientSex = "Doe^Jané", "ID7", "19600102", "F"
+    header.SpecificCharacterSet = "ISO_IR 100"
+    header.StudyDate, header.StudyTime, header.AccessionNumber, header.StudyID = "20200304", "101112.5", "", "1"
+    header.ReferringPhysicianName, header.Modality, header.SeriesNumber = "", "MR", 4
+    header.Rows, header.Columns = 13, 11
+    return header
+
+
+def _save_dicom(header: Dataset, path: Path) -> Path:
+    header.file_meta = FileMetaDataset()
+    header.file_meta.MediaStorageSOPClassUID, header.file_meta.MediaStorageSOPInstanceUID = (
+        header.SOPClassUID,
+        header.SOPInstanceUID,
+    )
+    header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    header.save_as(path, enforce_file_format=True)
+    return path
+
+
+@pytest.fixture
+def dicom_scan(tmp_path: Path) -> Callable[..., Scan]:
+    """A function that writes a tiny study (3 times, 4 slices; headers only) and gives it as a scan.
+
+    ``enhanced`` makes it one multi-frame file; ``holes`` are (time, slice) without source; ``change`` may spoil a header.
+    """
+    direction = np.linalg.qr(np.array([[0.7, -0.3, 0.6], [0.7, 0.3, -0.6], [0.1, 0.9, 0.4]]))[0]
+    direction[:, 2] = np.cross(direction[:, 0], direction[:, 1])
+    geometry = Geometry(
+        (11, 13, 4), (1.25, 1.25, 8.0), (-12.5, 30.0, 7.25), tuple(float(value) for value in direction.ravel())
+    )
+    orientation = [f"{value:.10g}" for value in direction[:, :2].T.ravel()]
+
+    def position(z: int) -> list[str]:
+        return [f"{value:.10g}" for value in np.array(geometry.origin) + direction[:, 2] * 8.0 * z]
+
+    def plane_of(item: Dataset, z: int) -> None:
+        item.ImagePositionPatient, item.ImageOrientationPatient, item.PixelSpacing = (
+            position(z),
+            orientation,
+            ["1.25", "1.25"],
+        )
+
+    def single(uids: dict[str, str], change: Callable[[Dataset], object]) -> list[list[Instance]]:
+        rows = []
+        for time in range(3):
+            rows.append([])
+            for z in range(4):
+                header = _mr_header(uids, MRImageStorage)
+                plane_of(header, z)
+                header.SliceThickness, header.TriggerTime, header.InstanceNumber = 6, 30 * time, 4 * time + z + 1
+                change(header)
+                rows[-1].append(Instance(_save_dicom(header, tmp_path / f"{time}_{z}.dcm"), header.SOPInstanceUID))
+        return rows
+
+    def multi(uids: dict[str, str], change: Callable[[Dataset], object]) -> list[list[Instance]]:
+        header = _mr_header(uids, EnhancedMRImageStorage)
+        header.NumberOfFrames, groups = 12, []
+        for number in range(12):
+            group, where, facing, measures = Dataset(), Dataset(), Dataset(), Dataset()
+            where.ImagePositionPatient, facing.ImageOrientationPatient = position(number % 4), orientation
+            measures.PixelSpacing = ["1.25", "1.25"]
+            group.PlanePositionSequence, group.PlaneOrientationSequence = [where], [facing]
+            group.PixelMeasuresSequence = [measures]
+            groups.append(group)
+        header.PerFrameFunctionalGroupsSequence = groups
+        change(header)
+        path = _save_dicom(header, tmp_path / "all.dcm")
+        return [[Instance(path, header.SOPInstanceUID, 4 * time + z + 1) for z in range(4)] for time in range(3)]
+
+    def make(
+        enhanced: bool = False,
+        holes: tuple[tuple[int, int], ...] = (),
+        change: Callable[[Dataset], object] = id,
+    ) -> Scan:
+        uids = {name: generate_uid() for name in ("study", "series", "frame")}
+        rows = (multi if enhanced else single)(uids, change)
+        instances = tuple(tuple(None if (t, z) in holes else rows[t][z] for z in range(4)) for t in range(3))
+        return Scan("tiny", tmp_path, np.zeros((3, 4, 13, 11), np.float32), geometry, instances=instances)
+
+    return make
+
+
+@pytest.fixture
+def beating() -> np.ndarray:
+    """Labels (3, 4, 13, 11) of a heart that contracts; its last slice is empty, and its RV is missing in the third frame."""
+    y, x = np.mgrid[:13, :11]
+    distance = np.hypot(y - 6, x - 6)
+    labels = np.zeros((3, 4, 13, 11), np.uint8)
+    for time in range(3):
+        for z in range(3):
+            plane = labels[time, z]
+            plane[(y > 3) & (y < 10) & (x < 3) & (time < 2)] = 1
+            plane[distance < 4.5 - 0.5 * time] = 2
+            plane[distance < 2.8 - 0.5 * time - 0.3 * z] = 3
+    return labels

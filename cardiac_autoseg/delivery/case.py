@@ -1,0 +1,117 @@
+"""One segmented scan as a clinical result: volumes over time, numbers with their intervals, how far to trust them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cardiac_autoseg.data.scan import Person, Scan
+from cardiac_autoseg.errors import UserError
+from cardiac_autoseg.evaluation.cine import CineNumbers, cine_numbers
+from cardiac_autoseg.evaluation.clinical import volume_ml
+from cardiac_autoseg.inference.statistics import Segmentation
+from cardiac_autoseg.trust.features import frame_features
+from cardiac_autoseg.trust.findings import Finding, findings
+from cardiac_autoseg.trust.fit import Trust
+from cardiac_autoseg.trust.intervals import patient_doubt
+from cardiac_autoseg.trust.quality import Quality
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the user knows and the file does not say, or says wrongly: frames (from 1), beats per minute, the person."""
+
+    ed: int | None = None
+    es: int | None = None
+    heart_rate: float | None = None
+    person: Person = dataclasses.field(default_factory=Person)
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """All that is known of one case. ``labels`` (T, Z, Y, X); ``intervals`` 90 % by number; ``quality`` None where the model
+    brings nothing to predict it with.
+    """
+
+    scan: Scan
+    labels: NDArray[np.uint8]
+    names: Mapping[str, int]
+    numbers: CineNumbers
+    intervals: Mapping[str, tuple[float, float]]
+    quality: Quality | None
+    findings: tuple[Finding, ...]
+
+    @property
+    def flagged(self) -> bool:
+        """Whether the result should not be trusted before someone has looked at it."""
+        return any(finding.severity == "warning" for finding in self.findings)
+
+
+def with_given(scan: Scan, given: Given) -> Scan:
+    """The scan with what the user knows better. Raises :class:`UserError` for a frame that it does not have."""
+    for name, frame in (("--ed", given.ed), ("--es", given.es)):
+        if frame is not None and not 1 <= frame <= scan.frames:
+            raise UserError(f"{scan.source} has {scan.frames} frame(s), there is no {name} {frame} (counted from 1)")
+    known = {name: value for name, value in vars(given.person).items() if value is not None}
+    rate = given.heart_rate or scan.heart_rate
+    return dataclasses.replace(scan, heart_rate=rate, person=dataclasses.replace(scan.person, **known))
+
+
+def analyse(
+    scan: Scan, segmentation: Segmentation, names: Mapping[str, int], trust: Trust | None, given: Given
+) -> CaseResult:
+    """Measure a segmented scan and judge how far to trust it.
+
+    ``segmentation`` is of ``scan.array``; ``names`` maps classes to label values.
+    """
+    labels = segmentation.labels
+    spacing = scan.geometry.spacing_zyx
+    volumes = {
+        name: tuple(volume_ml(int(np.count_nonzero(frame == value)), spacing) for frame in labels)
+        for name, value in names.items()
+        if value
+    }
+    numbers = cine_numbers(
+        volumes,
+        scan.times_ms,
+        scan.heart_rate,
+        scan.person,
+        None if given.ed is None else given.ed - 1,
+        None if given.es is None else given.es - 1,
+    )
+    statistics = segmentation.statistics
+    ends = [frame for frame in dict.fromkeys((numbers.ed, numbers.es)) if frame is not None] or [0]
+    domain = None if trust is None else trust.domain
+    features = {
+        frame: frame_features(labels[frame], statistics, frame, scan.array[frame], spacing, names, domain) for frame in ends
+    }
+    quality = None
+    intervals: dict[str, tuple[float, float]] = {}
+    if trust is not None:
+        # A case is as good as the worse of the two frames that its numbers come from.
+        quality = min((trust.quality.predict(features[frame]) for frame in ends), key=lambda item: item.dice)
+        doubt = patient_doubt(statistics, numbers.ed, numbers.es, spacing[0], names)
+        intervals = trust.intervals.predict(numbers.values, doubt)
+    found = findings(
+        labels,
+        statistics,
+        scan.array,
+        spacing,
+        names,
+        features,
+        domain=domain,
+        ed=ends[0],
+        es=ends[-1],
+        heart_rate=scan.heart_rate,
+    )
+    if quality is not None and quality.suspect:
+        text = (
+            f"The predicted Dice is {quality.dice:.2f} (90 % interval {quality.low:.2f} to {quality.high:.2f}): look the"
+            " outlines over before using the numbers."
+        )
+        found = (Finding("quality", "warning", text), *found)
+    return CaseResult(scan, labels, names, numbers, intervals, quality, found)

@@ -1,0 +1,118 @@
+"""The record of a case (``<name>.json``): all its numbers as plain values, from which the table and the index are made."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cardiac_autoseg import __version__
+from cardiac_autoseg.delivery.case import CaseResult
+from cardiac_autoseg.errors import UserError
+from cardiac_autoseg.evaluation.clinical import unit
+from cardiac_autoseg.files import finite, read_json, write_text
+from cardiac_autoseg.report.case_index import IndexRow
+
+FORMAT = "cardiac_autoseg case"
+FORMAT_VERSION = 1
+RESEARCH_ONLY = "research only, not a medical device"
+
+
+def case_record(result: CaseResult, model: str, thumbnail: str | None) -> dict[str, Any]:
+    """The record of one case, JSON-ready: frames and slices counted from 1, as in everything a person reads."""
+    scan, numbers, quality = result.scan, result.numbers, result.quality
+    return finite(
+        {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "version": __version__,
+            "note": RESEARCH_ONLY,
+            "name": scan.name,
+            "input": scan.source.name,
+            "description": scan.description,
+            "model": model,
+            "shape": list(scan.array.shape),
+            "spacing_mm": list(scan.geometry.spacing_zyx),
+            "times_ms": scan.times_ms,
+            "heart_rate": scan.heart_rate,
+            "person": dataclasses.asdict(scan.person),
+            "ed_frame": _from_one(numbers.ed),
+            "es_frame": _from_one(numbers.es),
+            "ed_es": numbers.chosen,
+            "numbers": {
+                name: {"value": value, "unit": unit(name), "interval_90": result.intervals.get(name)}
+                for name, value in numbers.values.items()
+            },
+            "volumes_ml": numbers.volumes,
+            "quality": None if quality is None else dataclasses.asdict(quality),
+            "status": "flagged" if result.flagged else "ok",
+            "findings": [
+                {**dataclasses.asdict(item), "frame": _from_one(item.frame), "slice": _from_one(item.slice)}
+                for item in result.findings
+            ],
+            "notes": [*scan.notes, *numbers.notes],
+            "thumbnail": thumbnail,
+        }
+    )
+
+
+def _from_one(number: int | None) -> int | None:
+    return None if number is None else number + 1
+
+
+def read_records(folder: Path) -> list[dict[str, Any]]:
+    """The records of all cases in a folder, by name; files that are none are passed over."""
+    records = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            values = read_json(path)
+        except UserError:
+            continue
+        if isinstance(values, dict) and values.get("format") == FORMAT and values.get("format_version") == FORMAT_VERSION:
+            records.append({**values, "stem": path.name.removesuffix(".json")})
+    return records
+
+
+def index_row(record: Mapping[str, Any], page: str | None) -> IndexRow:
+    """A case as a row of the index page; ``page`` is the relative name of its own page."""
+    quality = record["quality"] or {}
+    warnings = [item["text"] for item in record["findings"] if item["severity"] == "warning"]
+    return IndexRow(
+        name=record["name"],
+        page=page,
+        status=record["status"],
+        score=quality.get("score"),
+        dice=quality.get("dice"),
+        numbers={name: item["value"] for name, item in record["numbers"].items()},
+        findings=" ".join(warnings),
+        thumbnail=record["thumbnail"],
+    )
+
+
+def write_table(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """All cases as CSV: a row each, with value and 90 % interval of every number in the units of its head."""
+    names = list(dict.fromkeys(name for record in records for name in record["numbers"]))
+    units = {name: item["unit"] for record in records for name, item in record["numbers"].items()}
+    heads = ["case", "status", "predicted_dice", "quality_score", "ed_frame", "es_frame", "heart_rate"]
+    for name in names:
+        heads += [f"{name} ({units[name]})", f"{name} low", f"{name} high"]
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow([*heads, "warnings"])
+    for record in records:
+        quality = record["quality"] or {}
+        row = [record["name"], record["status"], quality.get("dice"), quality.get("score")]
+        row += [record["ed_frame"], record["es_frame"], record["heart_rate"]]
+        for name in names:
+            item = record["numbers"].get(name, {})
+            row += [item.get("value"), *(item.get("interval_90") or (None, None))]
+        warnings = "; ".join(item["text"] for item in record["findings"] if item["severity"] == "warning")
+        writer.writerow(["" if value is None else _cell(value) for value in (*row, warnings)])
+    write_text(path, stream.getvalue())
+
+
+def _cell(value: Any) -> Any:
+    return f"{value:.4g}" if isinstance(value, float) else value
