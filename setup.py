@@ -62,6 +62,8 @@ setup(
         "pylibjpeg-rle>=2",
         "pynrrd>=1.1",
         "pillow>=10",
+        "contourpy>=1.2",
+        "markupsafe>=2.1",
     ],
     extras_require={
         "onnx": ["onnx>=1.16", "onnxruntime>=1.18"],

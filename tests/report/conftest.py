@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
+import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -167,3 +169,25 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Made:
         _write_run(made, RunKey(architecture, gt, "ce_dice", "1", 0), subjects[2:], error)
     _write_run(made, RunKey("unet", "expert", "ce_dice", "1", 1), subjects[2:], 0.5)
     return made
+
+
+@pytest.fixture(scope="session")
+def browse(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """Opens a page in headless Chromium, with ``script`` run once the page is ready, and returns the page it then is."""
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("Chromium is not here")
+    folder = tmp_path_factory.mktemp("chromium")
+    options = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+    options += " --disable-component-update --disable-sync --window-size=1400,1000 --virtual-time-budget=5000 --dump-dom"
+    wait = "<script>(function wait() { if (root.dataset.state !== 'ready') setTimeout(wait, 5); else { %s } })();</script>"
+
+    def open_page(path: Path, address: str = "", script: str = "") -> str:
+        page = path
+        if script:
+            page = path.with_suffix(".driven.html")
+            page.write_text(path.read_text(encoding="utf-8").replace("</body>", wait % script + "</body>"), encoding="utf-8")
+        command = [chromium, *options.split(), f"--user-data-dir={folder}", page.as_uri() + address]
+        return subprocess.run(command, capture_output=True, text=True, timeout=90, check=True).stdout
+
+    return open_page
