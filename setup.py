@@ -59,7 +59,7 @@ setup(
         "pylibjpeg>=2",
         "pylibjpeg-libjpeg>=2.1",
         "pylibjpeg-openjpeg>=2.3",
-        "pylibjpeg-rle>=2",
+        "pyjpegls>=1.5",
         "pynrrd>=1.1",
         "pillow>=10",
         "contourpy>=1.2",

@@ -1,4 +1,5 @@
-"""A trained ensemble as one portable folder or zip: ``bundle.json`` and one safetensors file for each network.
+"""A trained ensemble as one portable folder or zip: ``bundle.json``, one safetensors file for each network, a model card,
+a note on the licence, and what predicts the quality of a segmentation where that was fitted.
 
 Opening one runs no code of its maker: JSON and safetensors only, and nothing is unpacked onto the disk.
 """
@@ -10,7 +11,6 @@ import hashlib
 import json
 import shutil
 import tempfile
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -23,16 +23,17 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from cardiac_autoseg import __version__
+from cardiac_autoseg.bundle_files import CARD, LICENCE, QUALITY, RECORD, REMEDY, read_bytes, write_zip
 from cardiac_autoseg.errors import UserError
-from cardiac_autoseg.files import atomic_path, write_json
+from cardiac_autoseg.files import finite, write_json, write_text
 from cardiac_autoseg.inference.postprocessing import POSTPROCESSING
+from cardiac_autoseg.inference.views import PLAIN, View
+from cardiac_autoseg.model_card import licence_note, model_card
 from cardiac_autoseg.networks import build_network
 from planning.plan import Plan
 
 FORMAT = "cardiac_autoseg bundle"
 FORMAT_VERSION = 1
-RECORD = "bundle.json"
-REMEDY = "copy the whole bundle again from where it came, or make it again with cas_ensemble"
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,9 @@ class Bundle:
 
     ``labels`` maps class names to the values of the output, ``training_data`` summarises the data (cases, subjects,
     sources, spacings …), ``scores`` are the cross-validated ones, ``flips`` the in-plane axes that are mirrored
-    (0: y, 1: x), ``postprocessing`` a name of ``POSTPROCESSING``. The best members come first.
+    (0: y, 1: x), ``views`` the turns and zooms that are averaged, ``orientation`` the directions (LPS) of the x and y axes
+    of the training images, 6 numbers, where known, ``postprocessing`` a name of ``POSTPROCESSING``. The best members come
+    first.
     """
 
     name: str
@@ -64,18 +67,26 @@ class Bundle:
     members: tuple[Member, ...]
     postprocessing: str = "none"
     flips: tuple[int, ...] = ()
+    views: tuple[View, ...] = (PLAIN,)
+    orientation: tuple[float, ...] = ()
     training_data: dict[str, Any] = field(default_factory=dict)
     scores: dict[str, Any] = field(default_factory=dict)
     licence: str = ""
+    card: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
     version: str = __version__
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
 
-def save_bundle(path: Path, bundle: Bundle, weights: Sequence[Mapping[str, Tensor]]) -> Bundle:
+def save_bundle(
+    path: Path, bundle: Bundle, weights: Sequence[Mapping[str, Tensor]], half: bool = False, quality: Any = None
+) -> Bundle:
     """Write a bundle: a zip if ``path`` ends in ``.zip``, else a folder; one that is already there is replaced.
 
-    ``weights`` are the state dicts of ``bundle.members``, in their order. Returns the bundle with file names and checksums.
-    Raises :class:`UserError` if ``path`` is something else than a bundle.
+    ``weights`` are the state dicts of ``bundle.members``, in their order; ``half`` keeps their convolution kernels as
+    float16, which halves the size. ``quality`` are the JSON values of ``quality.json``; without, there is none. Returns the
+    bundle with file names and checksums. Raises :class:`UserError` if ``path`` is something else than a bundle, or a kernel
+    does not fit into float16.
     """
     if path.exists() and not (path.suffix == ".zip" or (path / RECORD).is_file()):
         raise UserError(f"{path} exists and is no bundle: give another name, or remove it")
@@ -86,21 +97,62 @@ def save_bundle(path: Path, bundle: Bundle, weights: Sequence[Mapping[str, Tenso
         members = []
         for member, tensors in zip(bundle.members, weights, strict=True):
             name = f"{member.architecture}_{member.gt}_{member.loss}_fold{member.fold}_seed{member.seed}.safetensors"
-            content = safetensors.torch.save({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
+            stored = {key: _stored(name, key, value, half) for key, value in tensors.items()}
+            content = safetensors.torch.save(stored)
             (folder / name).write_bytes(content)
             members.append(dataclasses.replace(member, file=name, sha256=hashlib.sha256(content).hexdigest()))
-        bundle = dataclasses.replace(bundle, members=tuple(members))
-        write_json(folder / RECORD, _to_json(bundle))
+        bundle = _write_record(folder, dataclasses.replace(bundle, members=tuple(members), files={}), quality)
         if path.suffix == ".zip":
-            with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
-                for file in sorted(folder.iterdir()):
-                    archive.write(file, f"{path.stem}/{file.name}")
+            write_zip(path, {name: (folder / name).read_bytes() for name in file_names(bundle)})
         else:
             if path.exists():
                 path.replace(Path(scratch) / "old")
             folder.replace(path)
             shutil.copymode(path.parent, path)
     return bundle
+
+
+def amend_bundle(folder: Path, card: Mapping[str, Any] | None = None, quality: Any = None) -> Bundle:
+    """Add to the record of a bundle's folder what became known after its networks were written.
+
+    ``card``: entries for :attr:`Bundle.card`; ``quality``: the JSON values of ``quality.json``, None: as it was. The model
+    card is written anew. Raises :class:`UserError` as :func:`read_bundle`.
+    """
+    bundle = read_bundle(folder)
+    return _write_record(folder, dataclasses.replace(bundle, card={**bundle.card, **(card or {})}), quality)
+
+
+def _write_record(folder: Path, bundle: Bundle, quality: Any) -> Bundle:
+    """Write ``bundle.json`` and the further files; the bundle with their checksums."""
+    texts = {CARD: model_card(bundle)}
+    if bundle.licence:
+        texts[LICENCE] = licence_note(bundle)
+    if quality is not None:
+        texts[QUALITY] = json.dumps(finite(quality), indent=1) + "\n"
+    for name, text in texts.items():
+        write_text(folder / name, text)
+    written = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
+    bundle = dataclasses.replace(bundle, files={**bundle.files, **written})
+    write_json(folder / RECORD, _to_json(bundle))
+    return bundle
+
+
+def _stored(file: str, name: str, value: Tensor, half: bool) -> Tensor:
+    """A tensor as it is written: with ``half``, kernels as float16. Biases and batch-norm statistics, which are few and may
+    be of any size, stay as they are, and so do integers.
+    """
+    value = value.detach().cpu().contiguous()
+    if not half or value.ndim < 2 or value.dtype != torch.float32:
+        return value
+    halved = value.half()
+    if not torch.isfinite(halved).all():
+        raise UserError(f"{file}: {name} has values up to {float(value.abs().max()):g}, float16 ends at 65504: keep float32")
+    return halved
+
+
+def file_names(bundle: Bundle) -> list[str]:
+    """The names of all files of a bundle, its record first."""
+    return [RECORD, *bundle.files, *(member.file for member in bundle.members)]
 
 
 def _to_json(bundle: Bundle) -> dict[str, Any]:
@@ -120,8 +172,14 @@ def read_bundle(path: Path) -> Bundle:
         plans = {key: Plan.from_json(plan) for key, plan in values["plans"].items()}
         members = tuple(Member(**member) for member in values["members"])
         known = {item.name for item in dataclasses.fields(Bundle)}
-        rest = {key: value for key, value in values.items() if key in known and key not in ("plans", "members", "flips")}
-        bundle = Bundle(plans=plans, members=members, flips=tuple(values["flips"]), **rest)
+        # Bundles of earlier releases have neither views nor an orientation.
+        lists: dict[str, Any] = {
+            "flips": tuple(values["flips"]),
+            "views": tuple((float(degrees), float(zoom)) for degrees, zoom in values.get("views", [PLAIN])),
+            "orientation": tuple(float(value) for value in values.get("orientation", ())),
+        }
+        rest = {key: value for key, value in values.items() if key in known - {"plans", "members", *lists}}
+        bundle = Bundle(plans=plans, members=members, **lists, **rest)
         problem = _problem(bundle)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: its {RECORD} is not valid ({error}): {REMEDY}") from error
@@ -133,7 +191,7 @@ def read_bundle(path: Path) -> Bundle:
 def _parse(path: Path) -> dict[str, Any]:
     """The JSON of a bundle of this format version."""
     try:
-        values = json.loads(_read(path, RECORD))
+        values = json.loads(read_bytes(path, RECORD))
     except ValueError as error:
         raise UserError(f"{path}: its {RECORD} is not JSON ({error}): {REMEDY}") from error
     if not isinstance(values, dict) or values.get("format") != FORMAT:
@@ -156,9 +214,15 @@ def _problem(bundle: Bundle) -> str:
         return f"its postprocessing {bundle.postprocessing!r} is not known (known: {', '.join(POSTPROCESSING)})"
     if not all(axis in (0, 1) for axis in bundle.flips):
         return f"its flips {bundle.flips} are not in-plane axes (0: y, 1: x)"
+    if not bundle.views or not all(zoom > 0 for _, zoom in bundle.views):
+        return f"its views {bundle.views} are not turns (degrees) and zooms above 0"
+    if len(bundle.orientation) not in (0, 6):
+        return f"its orientation {bundle.orientation} is not six direction cosines"
     if sorted(bundle.labels.values()) != list(range(len(bundle.labels))):
         return f"its label values are not 0, 1, 2, …: {bundle.labels}"
     ordered = tuple(sorted(bundle.labels, key=lambda name: bundle.labels[name]))
+    if not set(bundle.files) <= {QUALITY, CARD, LICENCE}:
+        return f"it names further files that no bundle has: {', '.join(sorted(bundle.files))}"
     for member in bundle.members:
         # A name with a path in it could point at any file of the reader's.
         if Path(member.file).name != member.file or not member.file.endswith(".safetensors"):
@@ -177,14 +241,35 @@ def load_bundle(path: Path, count: int | None = None) -> tuple[Bundle, list[nn.M
     """
     bundle = read_bundle(path)
     members = bundle.members[:count]
-    networks = [_load_network(path, member, bundle.plans[member.plan]) for member in members]
+    networks = [load_network(path, member, bundle.plans[member.plan]) for member in members]
     return dataclasses.replace(bundle, members=members), networks
 
 
-def _load_network(path: Path, member: Member, plan: Plan) -> nn.Module:
-    content = _read(path, member.file)
-    if hashlib.sha256(content).hexdigest() != member.sha256:
-        raise UserError(f"{path}: {member.file} is not the file the bundle was made with (its checksum differs): {REMEDY}")
+def read_quality(path: Path) -> Any | None:
+    """The JSON values of a bundle's ``quality.json``, or None if it has none.
+
+    Raises :class:`UserError` as :func:`read_bundle`, and if the file is missing or damaged.
+    """
+    digest = read_bundle(path).files.get(QUALITY)
+    if digest is None:
+        return None
+    try:
+        return json.loads(read_checked(path, QUALITY, digest))
+    except ValueError as error:
+        raise UserError(f"{path}: its {QUALITY} is not JSON ({error}): {REMEDY}") from error
+
+
+def read_checked(path: Path, name: str, sha256: str) -> bytes:
+    """A file of a bundle; :class:`UserError` if it is missing or is not what the bundle was made with."""
+    content = read_bytes(path, name)
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise UserError(f"{path}: {name} is not the file the bundle was made with (its checksum differs): {REMEDY}")
+    return content
+
+
+def load_network(path: Path, member: Member, plan: Plan) -> nn.Module:
+    """One network of a bundle, in float32, on the CPU, in eval mode; raises :class:`UserError` as :func:`load_bundle`."""
+    content = read_checked(path, member.file, member.sha256)
     try:
         tensors = safetensors.torch.load(content)
     except (SafetensorError, ValueError, KeyError) as error:
@@ -200,26 +285,5 @@ def _load_network(path: Path, member: Member, plan: Plan) -> nn.Module:
                 f"{path}: {member.file} does not fit its plan: {name} is {theirs or 'missing'} there,"
                 f" the {plan.architecture} of the plan has {ours or 'no such tensor'}: {REMEDY}"
             )
-    network.load_state_dict(tensors)
+    network.load_state_dict(tensors)  # which turns float16 to float32
     return network.requires_grad_(False)
-
-
-def _read(path: Path, name: str) -> bytes:
-    """A file of a bundle; :class:`UserError` if that is not possible."""
-    try:
-        if path.is_dir():
-            return (path / name).read_bytes()
-        if not path.exists():
-            raise UserError(f"there is no bundle at {path}: name a folder or .zip made by cas_ensemble")
-        with zipfile.ZipFile(path) as archive:
-            # The files lie at the top of the zip, or in its one folder.
-            for entry in archive.namelist():
-                if entry == name or (entry.count("/") == 1 and entry.endswith(f"/{name}")):
-                    return archive.read(entry)
-    except FileNotFoundError:
-        pass
-    except zipfile.BadZipFile as error:
-        raise UserError(f"{path} is not a bundle, neither a folder nor a whole zip file ({error}): {REMEDY}") from error
-    except (OSError, NotImplementedError, RuntimeError) as error:
-        raise UserError(f"{path}: {name} cannot be read ({error}): {REMEDY}") from error
-    raise UserError(f"{path} has no {name}: {'it is not a bundle, or ' if name == RECORD else ''}it is incomplete: {REMEDY}")

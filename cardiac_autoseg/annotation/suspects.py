@@ -108,13 +108,14 @@ def find_suspects(
     losses: Sequence[str] = (),
     seeds: Sequence[int] = (),
     trained_on: str = "",
+    problem: Callable[[str], None] | None = None,
 ) -> list[Suspect]:
     """All slices that ``source`` labelled or networks see something on, the most suspicious first.
 
     Each case is judged by finished runs that did not train on its patient: by default those trained on ``source`` itself,
     which learn what is common in its labels and cannot know single slips; ``trained_on`` names others. Empty filters mean
     all runs. Raises :class:`UserError` if there is no such source or run, or no case can be judged; cases that fail are told
-    to ``report`` and left out.
+    to ``problem`` (without it to ``report``) and left out.
     """
     dataset.labelled(source)
     pool = collect(workspace, trained_on or source, report, architectures, losses, seeds)
@@ -131,7 +132,7 @@ def find_suspects(
             raise UserError(f"its label has {len(labels.array)} slices, the predictions {total.shape[1]}: train again")
         return find_evidence(labels.array, total, labels.geometry.spacing_zyx, dataset.labels)
 
-    found = over_cases(work, cases, report)
+    found = over_cases(work, cases, problem or report)
     judged = [case for case in cases if case.id in found]
     runs = {case.id: judges(pool, case) for case in judged}
     return _rank(judged, [found[case.id] for case in judged], runs, dataset.labels)

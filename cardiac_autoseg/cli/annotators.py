@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -43,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="SOURCE",
         help="list this source's likely wrong labels instead, by networks that never saw them",
     )
-    parser.add_argument("--json", action="store_true", help="print agreement.json instead of sentences")
+    common.add_json(parser, "agreement.json, or with --suspects suspects.json,")
     return common.run(parser, _work, arguments)
 
 
@@ -58,13 +57,11 @@ def _work(values: argparse.Namespace) -> int:
     output = Path(values.output).expanduser() if values.output else workspace.reports / "annotators"
     if values.suspects:
         dataset.labelled(values.suspects)
-        return _suspects(workspace, dataset, values.suspects, output)
+        return _suspects(workspace, dataset, values.suspects, output, values.json)
     return _compare(workspace, dataset, values, output)
 
 
 def _compare(workspace: Workspace, dataset: Dataset, values: argparse.Namespace, output: Path) -> int:
-    import json
-
     from cardiac_autoseg.annotation.agreement import choose_pairs, compare_sources, write_agreements
     from cardiac_autoseg.annotation.derived import refresh
     from cardiac_autoseg.errors import UserError
@@ -72,22 +69,22 @@ def _compare(workspace: Workspace, dataset: Dataset, values: argparse.Namespace,
 
     pairs = choose_pairs(*_chosen(dataset, values.sources, values.reference))
     names = list(dict.fromkeys(name for pair in pairs for name in pair))
-    dataset = refresh(workspace, dataset, _tell, [name for name in names if dataset.sources[name].derived])
+    dataset = refresh(workspace, dataset, common.tell, [name for name in names if dataset.sources[name].derived])
     agreements: list[Agreement] = []
     problems: list[UserError] = []
     for first, second in pairs:
-        _tell(f"comparing {second} with {first}")
+        common.tell(f"comparing {second} with {first}")
         try:
-            agreements.append(compare_sources(workspace, dataset, first, second, _tell))
+            agreements.append(compare_sources(workspace, dataset, first, second, common.tell))
         except UserError as error:
             problems.append(error)
-            _tell(str(error))
+            common.tell(str(error))
     if not agreements:
         raise problems[0]
     found = write_agreements(output, dataset, agreements)
-    page = write_page(workspace, dataset, agreements, output / "annotators.html", _tell)
+    page = write_page(workspace, dataset, agreements, output / "annotators.html", common.tell)
     if values.json:
-        print(json.dumps(found, indent=1))
+        common.print_json(found)
     else:
         _print(dataset, agreements)
         print(f"page: {page} ({page.stat().st_size / 1e6:.1f} MB); tables beside it")
@@ -127,27 +124,31 @@ def _print(dataset: Dataset, agreements: Sequence[Agreement]) -> None:
         print()
 
 
-def _suspects(workspace: Workspace, dataset: Dataset, source: str, output: Path) -> int:
+def _suspects(workspace: Workspace, dataset: Dataset, source: str, output: Path, as_json: bool) -> int:
     from cardiac_autoseg.annotation.derived import refresh
     from cardiac_autoseg.annotation.suspects import find_suspects
     from cardiac_autoseg.errors import UserError
+    from cardiac_autoseg.files import read_json
     from cardiac_autoseg.report.suspects import write_suspects
 
-    dataset = refresh(workspace, dataset, _tell, [source] if dataset.sources[source].derived else [])
+    problems: list[str] = []
+    dataset = refresh(
+        workspace, dataset, common.tell, [source] if dataset.sources[source].derived else [], problem=problems.append
+    )
     try:
-        suspects = find_suspects(workspace, dataset, source, _tell)
+        suspects = find_suspects(workspace, dataset, source, common.tell, problem=problems.append)
     except UserError as error:
         raise UserError(
             f"the labels of {source!r} cannot be judged: {str(error).rstrip('.')}. It takes networks that have not seen"
             f" them: train the folds with cas_train ARCHITECTURE FOLD --gt {source}"
         ) from error
     page = write_suspects(workspace, dataset, source, suspects, output)
-    for place, suspect in enumerate(suspects[:TOP_SUSPECTS], start=1):
-        print(f"{place:3d}  {suspect.case_id}, slice {suspect.number}: {suspect.words}")
-    print(f"page: {page}")
-    return common.OK
-
-
-def _tell(line: str) -> None:
-    """Progress and complaints; standard output is for results."""
-    print(line, file=sys.stderr, flush=True)
+    for problem in problems:
+        common.tell(problem)
+    if as_json:
+        common.print_json({**read_json(page.with_suffix(".json")), "failed": problems})
+    else:
+        for place, suspect in enumerate(suspects[:TOP_SUSPECTS], start=1):
+            print(f"{place:3d}  {suspect.case_id}, slice {suspect.number}: {suspect.words}")
+        print(f"page: {page}")
+    return common.SOME_FAILED if problems else common.OK

@@ -6,6 +6,8 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
+from typing import Any
 
 OK, SOME_FAILED, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
 
@@ -21,6 +23,30 @@ def make_parser(description: str, workspace: bool = True) -> argparse.ArgumentPa
             help="workspace folder; without it $CAS_WORKSPACE, else the current folder or a parent that has a dataset.json",
         )
     return parser
+
+
+def add_json(parser: argparse.ArgumentParser, what: str) -> None:
+    """The option of every command that prints a table."""
+    parser.add_argument("--json", action="store_true", help=f"print {what} as JSON; progress goes to stderr")
+
+
+def print_json(values: Any) -> None:
+    """JSON on standard output; NaN and infinity, which it does not have, become null."""
+    import json
+
+    from cardiac_autoseg.files import finite
+
+    print(json.dumps(finite(values), indent=1))
+
+
+def tell(line: str) -> None:
+    """Progress and complaints, where standard output is for results alone."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def teller(values: argparse.Namespace) -> Callable[[str], None]:
+    """How a command says how far it is: on standard output, or with ``--json`` beside it."""
+    return tell if values.json else partial(print, flush=True)
 
 
 def at_least(minimum: int) -> Callable[[str], int]:

@@ -32,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--postprocessing", default="none", help="with --fold-all: e.g. the one that cross-validation of the folds chose"
     )
     parser.add_argument("--zip", action="store_true", help="also write models/<name>.zip, to pass on as one file")
+    common.add_json(parser, "scores, choice and folder")
     return common.run(parser, _work, arguments)
 
 
@@ -55,29 +56,33 @@ def _work(values: argparse.Namespace) -> int:
         raise UserError(f"--name {values.name}: leave .zip out; --zip writes the zip beside the folder")
     if values.fold_all:
         return _bundle_whole(values)
-    pool = collect(find_workspace(values.workspace), values.gt, print, values.arch, values.loss, values.seed)
+    say = common.teller(values)
+    pool = collect(find_workspace(values.workspace), values.gt, say, values.arch, values.loss, values.seed)
     reference = pick_reference(pool, values.reference)
-    print(f"{len(pool.runs)} runs trained on {values.gt}, {len(pool.scored)} validation cases", flush=True)
-    choice = choose(pool, print)
-    print(f"\nCross-validated Dice against {pool.source}, before postprocessing")
-    _print_table(table(pool, choice.scores))
-    print(f"\nPostprocessing of {choice.best.name}: mean Dice")
+    say(f"{len(pool.runs)} runs trained on {values.gt}, {len(pool.scored)} validation cases")
+    choice = choose(pool, say)
+    say(f"\nCross-validated Dice against {pool.source}, before postprocessing\n{_aligned(table(pool, choice.scores))}")
+    say(f"\nPostprocessing of {choice.best.name}: mean Dice")
     for name, dice in choice.postprocessing_scores.items():
-        print(f"  {name:<30} {dice:.4f}{'   <- chosen' if name == choice.postprocessing else ''}")
+        say(f"  {name:<30} {dice:.4f}{'   <- chosen' if name == choice.postprocessing else ''}")
     folder = write_bundle(
         pool.workspace,
         pool.dataset,
         chosen_runs(pool, choice),
         values.name,
-        print,
+        say,
         postprocessing=choice.postprocessing,
         scores=summary_of(pool, choice),
         licence=values.licence,
         as_zip=values.zip,
     )
-    evaluation = evaluate_held_out(pool, choice, reference, folder, print)
+    evaluation = evaluate_held_out(pool, choice, reference, folder, say)
     score = "" if evaluation.mean_dice is None else f", mean Dice against {reference} {evaluation.mean_dice:.4f}"
-    print(f"\n{folder}: {choice.best.name}, postprocessing {choice.postprocessing}{score} (patients not trained on)")
+    say(f"\n{folder}: {choice.best.name}, postprocessing {choice.postprocessing}{score} (patients not trained on)")
+    if values.json:
+        found = {"chosen": choice.best.name, "chosen_postprocessing": choice.postprocessing, **summary_of(pool, choice)}
+        held_out = {"reference": reference, "mean_dice": evaluation.mean_dice}
+        common.print_json({"folder": str(folder), "runs": len(pool.runs), **found, "held_out": held_out})
     return common.OK
 
 
@@ -91,8 +96,9 @@ def _bundle_whole(values: argparse.Namespace) -> int:
 
     if values.postprocessing not in POSTPROCESSING:
         raise UserError(f"there is no postprocessing {values.postprocessing!r}; there are: {', '.join(POSTPROCESSING)}")
+    say = common.teller(values)
     workspace = find_workspace(values.workspace)
-    dataset, _, finished = finished_runs(workspace, values.gt, print, values.arch, values.loss, values.seed)
+    dataset, _, finished = finished_runs(workspace, values.gt, say, values.arch, values.loss, values.seed)
     runs = [run for run in finished if run.key.fold == "all"]
     if not runs:
         raise UserError(
@@ -103,18 +109,21 @@ def _bundle_whole(values: argparse.Namespace) -> int:
         dataset,
         runs,
         values.name,
-        print,
+        say,
         postprocessing=values.postprocessing,
         licence=values.licence,
         as_zip=values.zip,
     )
-    print(f"{folder}: {len(runs)} network(s) trained on every patient; how good they are, only other patients can tell")
+    say(f"{folder}: {len(runs)} network(s) trained on every patient; how good they are, only other patients can tell")
+    if values.json:
+        common.print_json({"folder": str(folder), "runs": len(runs), "postprocessing": values.postprocessing})
     return common.OK
 
 
-def _print_table(rows: list[list[str]]) -> None:
+def _aligned(rows: list[list[str]]) -> str:
+    """Rows as lines with aligned columns."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for first, *others in rows:
-        print(
-            "  ".join([first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))])
-        )
+    return "\n".join(
+        "  ".join([first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))])
+        for first, *others in rows
+    )

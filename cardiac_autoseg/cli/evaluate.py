@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from cardiac_autoseg.workspace import Workspace
 
 SUFFIX = ".nii.gz"
+TABLES = ("reference", "mean_dice", "summary", "level_summary", "agreement", "reclassification", "notes", "failed")
+"""What is printed of an evaluation; the rows of cases and patients are in its files."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--allow-missing", action="store_true", help="score the predictions that are there; missing ones are no failure"
     )
+    common.add_json(parser, "the tables")
     return common.run(parser, _work, arguments)
 
 
@@ -65,14 +68,19 @@ def _work(values: argparse.Namespace) -> int:
     evaluation = evaluate_files(workspace, dataset, values.gt, expected, _complain)
     output = Path(values.output).expanduser() if values.output else folder
     write_evaluation(output, evaluation)
+    stray = sorted({path.name for path in folder.glob(f"*{SUFFIX}")} - used)
+    code = common.SOME_FAILED if evaluation.failed else common.OK
+    if values.json:
+        tables = {name: getattr(evaluation, name) for name in TABLES}
+        common.print_json({"output": str(output), **tables, "missing": missing, "not_scored": stray})
+        return code
     _print(evaluation)
     if missing:
         print(f"missing: {len(missing)} of {len(cases)} cases have no prediction ({_some(missing)})")
-    stray = sorted({path.name for path in folder.glob(f"*{SUFFIX}")} - used)
     if stray:
         print(f"not scored: {len(stray)} file(s) belong to no such case ({_some(stray)})")
     print(f"written to {output}: evaluation.json, cases.csv, patients.csv, agreement.csv, levels.csv")
-    return common.SOME_FAILED if evaluation.failed else common.OK
+    return code
 
 
 def _cases(cases: Sequence[Case], workspace: Workspace, fold: int | None) -> Sequence[Case]:

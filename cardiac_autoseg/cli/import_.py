@@ -59,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--simulated", action="store_true", help="mark --source (without one: --gt) as made by a program")
     parser.add_argument("--note", default="", metavar="TEXT", help="remark kept with --source (without one: with --gt)")
     parser.add_argument("--verbose", action="store_true", help="show all warnings, not the first twenty")
+    common.add_json(parser, "cases, sources and what was left out")
     return parser
 
 
@@ -85,7 +86,8 @@ def _work(values: argparse.Namespace) -> int:
             )
         if values.simulated or values.note:
             raise UserError("--simulated and --note are for --source: what is derived is as simulated as what it is made of")
-    left_out = 0
+    say = common.teller(values)
+    left_out: list[str] = []
     if values.layout:
         if values.role == "test":
             workspace = _test_set(values)
@@ -96,24 +98,30 @@ def _work(values: argparse.Namespace) -> int:
             workspace = Workspace(Path(given).expanduser().resolve())
         own = {} if sources else {"simulated": values.simulated, "note": values.note}
         checked = import_and_check(
-            values.layout, Path(values.directory), workspace, values.gt, values.name, print, verbose=values.verbose, **own
+            values.layout, Path(values.directory), workspace, values.gt, values.name, say, verbose=values.verbose, **own
         )
-        left_out += len(checked.left_out)
+        left_out += checked.left_out
     else:
         workspace = find_workspace(values.workspace)
     for name, folder in sources:
-        checked = add_source(workspace, name, Path(folder), print, values.simulated, values.note, values.verbose)
-        left_out += len(checked.left_out)
+        checked = add_source(workspace, name, Path(folder), say, values.simulated, values.note, values.verbose)
+        left_out += checked.left_out
     if derived:
         from cardiac_autoseg.annotation.derived import declare
         from cardiac_autoseg.data.summary import coverage_table
 
         for name, recipe in derived:
-            dataset = declare(workspace, name, recipe, print)
-        print(coverage_table(dataset))
-    print(f"wrote {workspace.dataset}")
+            dataset = declare(workspace, name, recipe, say)
+        say(coverage_table(dataset))
+    say(f"wrote {workspace.dataset}")
+    if values.json:
+        from cardiac_autoseg.data.index import load_dataset
+        from cardiac_autoseg.data.summary import coverage
+
+        found = coverage(load_dataset(workspace.dataset))
+        common.print_json({"workspace": str(workspace.root), **found, "left_out": left_out})
     if left_out:
-        print(f"cas_import: {left_out} left out, see above", file=sys.stderr)
+        print(f"cas_import: {len(left_out)} left out, see above", file=sys.stderr)
     return common.SOME_FAILED if left_out else common.OK
 
 

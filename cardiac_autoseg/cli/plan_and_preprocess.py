@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cardiac_autoseg.cli import common
 from planning.plan import ARCHITECTURES
@@ -32,6 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--gflops", type=float, help="compute for one slice, forward, in GFLOP (default: the target's)")
     parser.add_argument("--only", nargs="+", choices=STAGES, default=STAGES, help="stages to run")
     parser.add_argument("--workers", type=common.at_least(1), help="threads (default: one for each core)")
+    common.add_json(parser, "plans and what was done")
     return parser
 
 
@@ -49,41 +50,49 @@ def work(values: argparse.Namespace) -> int:
     from planning.plan import describe_plan
 
     started = time.perf_counter()
-    workspace, imported = _workspace(values)
+    say = common.teller(values)
+    workspace, imported = _workspace(values, say)
     changed = imported is not None
     problems: list[str] = []
+    done: dict[str, Any] = {"workspace": str(workspace.root)}
     before = load_dataset(workspace.dataset)
-    dataset = refresh(workspace, before, print, problem=problems.append)
+    dataset = refresh(workspace, before, say, problem=problems.append)
     changed |= dataset != before
     failed: dict[str, str] = {}
     if "fingerprint" in values.only:
         with _Progress("fingerprint") as progress:
             fingerprint, measured, failed = prepare.update_fingerprint(workspace, dataset, progress, values.workers)
         changed |= measured > 0
-        print(f"fingerprint: {measured} cases measured, {len(fingerprint.cases) - measured} unchanged")
+        done["fingerprint"] = {"measured": measured, "unchanged": len(fingerprint.cases) - measured}
+        say(f"fingerprint: {measured} cases measured, {len(fingerprint.cases) - measured} unchanged")
     if "plan" in values.only:
         budget = prepare.Budget(values.target or _default_target(), values.memory_gb, values.gflops)
         plans, written = prepare.update_plans(workspace, prepare.load_fingerprint(workspace), budget, ARCHITECTURES)
         _, new_splits = prepare.update_splits(workspace, dataset)
         changed |= bool(written) or new_splits
+        done["plans"] = {name: plan.to_json() for name, plan in plans.items()}
+        done["plans_written"] = written
         for plan in plans.values():
-            print(describe_plan(plan))
-        print(f"plans: {', '.join(written) or 'none'} written; folds {'dealt' if new_splits else 'unchanged'}")
+            say(describe_plan(plan))
+        say(f"plans: {', '.join(written) or 'none'} written; folds {'dealt' if new_splits else 'unchanged'}")
     if "preprocess" in values.only:
         grid = prepare.shared_grid(prepare.load_plans(workspace))
         with _Progress("preprocess") as progress:
             outcome = preprocess(workspace, dataset, grid, progress, values.workers)
         changed |= outcome.made > 0
         failed |= outcome.failed
-        print(f"preprocessed: {outcome.made} arrays made, {outcome.kept} unchanged")
+        done["preprocessed"] = {"made": outcome.made, "unchanged": outcome.kept}
+        say(f"preprocessed: {outcome.made} arrays made, {outcome.kept} unchanged")
     for problem in (*problems, *(f"left out {case}: {reason}" for case, reason in failed.items())):
         print(problem, file=sys.stderr)
     seconds = time.perf_counter() - started
-    print(f"{workspace.root}: {'ready' if changed else 'nothing has changed, nothing done'} ({seconds:.1f} s)")
+    if values.json:
+        common.print_json({**done, "changed": changed, "left_out": failed, "problems": problems, "seconds": seconds})
+    say(f"{workspace.root}: {'ready' if changed else 'nothing has changed, nothing done'} ({seconds:.1f} s)")
     return common.SOME_FAILED if failed or problems or imported else common.OK
 
 
-def _workspace(values: argparse.Namespace) -> tuple[Workspace, int | None]:
+def _workspace(values: argparse.Namespace, say: Callable[[str], None]) -> tuple[Workspace, int | None]:
     """The workspace to prepare, and how much was left out if the data set was imported just now, else None."""
     import os
 
@@ -102,15 +111,15 @@ def _workspace(values: argparse.Namespace) -> tuple[Workspace, int | None]:
     if _is_index(workspace.dataset):
         if not shares_images(workspace, values.dataset, values.gt):
             raise UserError(f"{root} is the workspace of another data set than {values.dataset}: name another one with -w")
-        print(f"{root} is a workspace already; its index is used (cas_import makes it anew)")
+        say(f"{root} is a workspace already; its index is used (cas_import makes it anew)")
         return workspace, None
     if workspace.dataset.exists():
         raise UserError(
             f"{workspace.dataset} is not an index of ours and is not overwritten: name another workspace with -w"
         )
     layout = recognise(values.dataset)
-    print(f"{values.dataset} has the layout {layout!r}; importing it into {root}")
-    return workspace, len(import_and_check(layout, values.dataset, workspace, values.gt, None, print).left_out)
+    say(f"{values.dataset} has the layout {layout!r}; importing it into {root}")
+    return workspace, len(import_and_check(layout, values.dataset, workspace, values.gt, None, say).left_out)
 
 
 def _is_index(path: Path) -> bool:

@@ -27,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--name", metavar="NAME", help="name of the source; without it profile and person, as novice1")
     parser.add_argument("--gt", default="expert", metavar="SOURCE", help="source whose labels the person's differ from")
+    common.add_json(parser, "how much was drawn, and the workspace's sources,")
     return common.run(parser, _work, arguments)
 
 
@@ -38,15 +39,22 @@ def _work(values: argparse.Namespace) -> int:
     workspace = find_workspace(values.workspace)
     profile = load_profile(values.profile)
     annotator = Annotator(values.name or f"{profile.name}{values.person}", profile, values.person, values.gt)
-    made = simulate_source(workspace, annotator, print)
+    say = common.teller(values)
+    made = simulate_source(workspace, annotator, say)
+    if values.json:
+        from cardiac_autoseg.data.index import load_dataset
+        from cardiac_autoseg.data.summary import coverage
+
+        done = {"source": annotator.name, "drawn": made.drawn, "kept": made.kept, "left_out": made.left_out}
+        common.print_json({**done, **coverage(load_dataset(workspace.dataset))})
     if made.drawn:
         kept = f", {made.kept} were there" if made.kept else ""
-        print(
+        say(
             f"SIMULATED source {annotator.name} ({annotator.note}): {made.drawn} cases drawn{kept}, in"
             f" {workspace.annotations(annotator.name)}; next: cas_plan_and_preprocess -w {workspace.root}"
         )
     else:
-        print(f"SIMULATED source {annotator.name} is complete and up to date ({made.kept} cases)")
+        say(f"SIMULATED source {annotator.name} is complete and up to date ({made.kept} cases)")
     if made.left_out:
         print(f"cas_simulate_annotator: {len(made.left_out)} left out, see above", file=sys.stderr)
     return common.SOME_FAILED if made.left_out else common.OK

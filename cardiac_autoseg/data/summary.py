@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 from cardiac_autoseg.data.index import Case, Dataset
 
 PHASES = ("ED", "ES")
+
+
+def coverage(dataset: Dataset) -> dict[str, Any]:
+    """The numbers of :func:`coverage_table`, JSON-ready."""
+    sources = {
+        name: _counts(dataset.labelled(name))
+        | {"simulated": source.simulated, "derived": source.derived, "note": source.note}
+        for name, source in sorted(dataset.sources.items())
+    }
+    groups = Counter({case.subject: case.group for case in dataset.cases if case.group}.values())
+    return {"dataset": dataset.name, "images": _counts(dataset.cases), "sources": sources, "groups": dict(groups)}
 
 
 def coverage_table(dataset: Dataset) -> str:
@@ -30,5 +42,9 @@ def coverage_table(dataset: Dataset) -> str:
 
 
 def _row(name: str, cases: tuple[Case, ...], share: str, remark: str) -> tuple[str, ...]:
-    phases = (str(sum(case.phase == phase for case in cases)) for phase in PHASES)
-    return (name, str(len(cases)), str(len({case.subject for case in cases})), *phases, share, remark)
+    return (name, *map(str, _counts(cases).values()), share, remark)
+
+
+def _counts(cases: tuple[Case, ...]) -> dict[str, int]:
+    phases = {phase: sum(case.phase == phase for case in cases) for phase in PHASES}
+    return {"cases": len(cases), "subjects": len({case.subject for case in cases}), **phases}

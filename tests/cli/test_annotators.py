@@ -6,6 +6,7 @@ import csv
 import json
 import re
 import runpy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -219,10 +220,32 @@ def test_top_suspects_are_printed(
         suspects.Suspect("p1_ED", "p1", "ED", number, "mid", "LV", "missing", 9.0 - number, f"reason {number}.", 1.0)
         for number in range(12)
     ]
-    monkeypatch.setattr(suspects, "find_suspects", lambda *_: listed)
+    monkeypatch.setattr(suspects, "find_suspects", lambda *_, **__: listed)
     monkeypatch.setattr(page, "write_suspects", lambda *given: given[-1] / "suspects.html")
     assert annotators.main(["--suspects", "thick", "-w", str(planted), "-o", str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 11
     assert "p1_ED, slice 1:" in lines[0] and "reason 0." in lines[0]
     assert str(tmp_path / "suspects.html") in lines[-1]
+
+
+def test_suspects_as_json_and_cases_that_fail(
+    planted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from cardiac_autoseg.annotation import suspects
+
+    one = suspects.Suspect("patient001_ED", "patient001", "ED", 2, "mid", "LV", "missing", 9.0, "not drawn.", 1.0)
+
+    def find(*given: Any, problem: Callable[[str], None]) -> list[Any]:
+        given[3]("looking")
+        problem("case patient002_ES left out: broken")
+        return [one]
+
+    monkeypatch.setattr(suspects, "find_suspects", find)
+    assert annotators.main(["--suspects", "thick", "-w", str(planted), "-o", str(tmp_path), "--json"]) == 1
+    said = capsys.readouterr()
+    values = json.loads(said.out)
+    assert [(row["case"], row["slice"], row["kind"]) for row in values["suspects"]] == [("patient001_ED", 3, "missing")]
+    assert values["failed"] == ["case patient002_ES left out: broken"]
+    assert "looking" in said.err and "patient002_ES left out" in said.err
+    assert values["suspects"] == json.loads((tmp_path / "suspects.json").read_text())["suspects"]

@@ -118,6 +118,19 @@ def test_combination_wins_and_becomes_the_bundle(
     assert read_bundle(folder.with_name("mine.zip")) == read_bundle(folder)
 
 
+def test_json_stands_alone(workspace: Workspace, add_run: Callable, capsys: pytest.CaptureFixture[str]) -> None:
+    for fold in "012":
+        add_run("dice", fold, wrong=1)
+    assert command.main(["-w", str(workspace.root), "--json"]) == 0
+    said = capsys.readouterr()
+    values, bundle = json.loads(said.out), read_bundle(workspace.model("best"))
+    assert (values["runs"], values["chosen"], values["chosen_postprocessing"]) == (3, "unet dice", bundle.postprocessing)
+    assert values["combinations"] == bundle.scores["combinations"]
+    mean = read_evaluation(workspace.model("best")).mean_dice
+    assert values["held_out"] == {"reference": "expert", "mean_dice": pytest.approx(mean)}
+    assert "Cross-validated Dice" in said.err
+
+
 def test_missing_folds_are_named_and_the_others_scored(
     workspace: Workspace, add_run: Callable, capsys: pytest.CaptureFixture[str]
 ) -> None:
