@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from cardiac_autoseg.cli import common
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,7 +33,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="bundle the runs of fold all instead: trained on every patient, so that nothing is chosen and nothing scored",
     )
     parser.add_argument(
-        "--postprocessing", default="none", help="with --fold-all: e.g. the one that cross-validation of the folds chose"
+        "--postprocessing",
+        help="with --fold-all: this one; without it that which the folds' cross-validation chooses, or none without folds",
+    )
+    parser.add_argument("--half", action="store_true", help="weights as float16: half the size, the same results")
+    parser.add_argument(
+        "--display",
+        action="store_true",
+        help="the training images lie as scanners display short-axis slices, so that scans that lie otherwise are turned",
+    )
+    parser.add_argument(
+        "--no-quality",
+        action="store_true",
+        help="do not fit what predicts the quality of results: it takes some minutes, as every patient is segmented again",
     )
     parser.add_argument("--zip", action="store_true", help="also write models/<name>.zip, to pass on as one file")
     common.add_json(parser, "scores, choice and folder")
@@ -49,6 +65,8 @@ def _work(values: argparse.Namespace) -> int:
         table,
         write_bundle,
     )
+    from cardiac_autoseg.inference.orientation import DISPLAY
+    from cardiac_autoseg.trust.complete import complete_bundle
     from cardiac_autoseg.workspace import find_workspace
 
     check_name(values.name, "bundle")
@@ -65,18 +83,22 @@ def _work(values: argparse.Namespace) -> int:
     say(f"\nPostprocessing of {choice.best.name}: mean Dice")
     for name, dice in choice.postprocessing_scores.items():
         say(f"  {name:<30} {dice:.4f}{'   <- chosen' if name == choice.postprocessing else ''}")
+    runs = chosen_runs(pool, choice)
     folder = write_bundle(
         pool.workspace,
         pool.dataset,
-        chosen_runs(pool, choice),
+        runs,
         values.name,
         say,
         postprocessing=choice.postprocessing,
         scores=summary_of(pool, choice),
         licence=values.licence,
-        as_zip=values.zip,
+        orientation=DISPLAY if values.display else (),
+        half=values.half,
     )
     evaluation = evaluate_held_out(pool, choice, reference, folder, say)
+    complete_bundle(folder, runs, evaluation, None if values.no_quality else pool, choice.best.combination, say)
+    _zip(values, folder)
     score = "" if evaluation.mean_dice is None else f", mean Dice against {reference} {evaluation.mean_dice:.4f}"
     say(f"\n{folder}: {choice.best.name}, postprocessing {choice.postprocessing}{score} (patients not trained on)")
     if values.json:
@@ -87,15 +109,21 @@ def _work(values: argparse.Namespace) -> int:
 
 
 def _bundle_whole(values: argparse.Namespace) -> int:
-    """A bundle of the runs that trained on every patient."""
+    """A bundle of the runs that trained on every patient; what is to be known of them comes from the folds' runs."""
+    from cardiac_autoseg.bundle import read_bundle
     from cardiac_autoseg.errors import UserError
-    from cardiac_autoseg.inference.ensemble import write_bundle
+    from cardiac_autoseg.evaluation.results import write_evaluation
+    from cardiac_autoseg.inference.crossvalidation import collect, score_postprocessing
+    from cardiac_autoseg.inference.ensemble import best_postprocessing, pick_reference, write_bundle
     from cardiac_autoseg.inference.finished import finished_runs
+    from cardiac_autoseg.inference.orientation import DISPLAY
     from cardiac_autoseg.inference.postprocessing import POSTPROCESSING
+    from cardiac_autoseg.trust.complete import complete_bundle, evaluate_as_delivered
     from cardiac_autoseg.workspace import find_workspace
 
-    if values.postprocessing not in POSTPROCESSING:
-        raise UserError(f"there is no postprocessing {values.postprocessing!r}; there are: {', '.join(POSTPROCESSING)}")
+    given = values.postprocessing
+    if given is not None and given not in POSTPROCESSING:
+        raise UserError(f"there is no postprocessing {given!r}; there are: {', '.join(POSTPROCESSING)}")
     say = common.teller(values)
     workspace = find_workspace(values.workspace)
     dataset, _, finished = finished_runs(workspace, values.gt, say, values.arch, values.loss, values.seed)
@@ -104,20 +132,62 @@ def _bundle_whole(values: argparse.Namespace) -> int:
         raise UserError(
             f"{workspace.root} has no finished run of fold all for --gt {values.gt} and these filters: see cas_status"
         )
+    combination = tuple(dict.fromkeys(run.configuration for run in runs))
+    seeds = {run.key.seed for run in runs}
+    folds = {run.key.fold for run in finished if run.configuration in combination and run.key.seed in seeds} - {"all"}
+    pool = None
+    if folds:
+        names, losses = ({item[place] for item in combination} for place in (0, 1))
+        pool = collect(workspace, values.gt, say, sorted(names), sorted(losses), sorted(seeds))
+    if given is None:
+        given = "none" if pool is None else best_postprocessing(score_postprocessing(pool, combination, say))
+        say(f"postprocessing: {given}{' (no folds to choose it by)' if pool is None else ''}")
     folder = write_bundle(
         workspace,
         dataset,
         runs,
         values.name,
         say,
-        postprocessing=values.postprocessing,
+        postprocessing=given,
         licence=values.licence,
-        as_zip=values.zip,
+        orientation=DISPLAY if values.display else (),
+        half=values.half,
     )
-    say(f"{folder}: {len(runs)} network(s) trained on every patient; how good they are, only other patients can tell")
+    evaluation, note = None, ""
+    if pool is not None:
+        reference = pick_reference(pool, values.reference)
+        evaluation = evaluate_as_delivered(pool, combination, read_bundle(folder), reference, say)
+        write_evaluation(folder, evaluation)
+        note = (
+            f"Scores are those of the networks of fold {', '.join(pool.folds)}, trained alike on the other patients of"
+            " cross-validation, and of all views; the networks of this bundle have seen every patient."
+        )
+    complete_bundle(folder, runs, evaluation, None if values.no_quality else pool, combination, say, note=note)
+    _zip(values, folder)
+    mean = None if evaluation is None else evaluation.mean_dice
+    dice = "" if mean is None else f"; mean Dice of the folds {mean:.4f}"
+    say(f"{folder}: {len(runs)} network(s) trained on every patient, postprocessing {given}{dice}")
     if values.json:
-        common.print_json({"folder": str(folder), "runs": len(runs), "postprocessing": values.postprocessing})
+        common.print_json(
+            {
+                "folder": str(folder),
+                "runs": len(runs),
+                "postprocessing": given,
+                "folds": [] if pool is None else list(pool.folds),
+                "mean_dice": mean,
+            }
+        )
     return common.OK
+
+
+def _zip(values: argparse.Namespace, folder: Path) -> None:
+    """The bundle as one file beside its folder; one from before is not left to be taken for it."""
+    from cardiac_autoseg.bundle_transfer import export_bundle
+
+    path = folder.with_name(f"{folder.name}.zip")
+    path.unlink(missing_ok=True)
+    if values.zip:
+        export_bundle(folder, path)
 
 
 def _aligned(rows: list[list[str]]) -> str:

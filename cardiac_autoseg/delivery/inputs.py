@@ -20,6 +20,10 @@ FRAME_STEP_MS = (5.0, 200.0)
 """A step between frames outside of this is not one: many writers leave 1, or nothing, in the header."""
 
 
+GENERIC = ("dicom", "dcm", "images", "scan", "cine")
+"""Names of folders that tell no study from another."""
+
+
 @dataclass(frozen=True)
 class Input:
     """One scan to predict: a NIfTI file, or a DICOM study (folder, zip, or multi-frame file). ``name`` names its outputs."""
@@ -67,7 +71,7 @@ def _within(path: Path, taken: dict[Path, bool]) -> bool:
 
 def _named(found: dict[Path, bool]) -> list[Input]:
     """Inputs with names of their own: where two are called the same, the names of their folders come first."""
-    names = {path: stem(path) if path.is_file() else path.resolve().name for path in found}
+    names = {path: _name(path) for path in found}
     counts = Counter(names.values())
     names = {path: f"{path.resolve().parent.name}_{name}" if counts[name] > 1 else name for path, name in names.items()}
     taken: dict[str, Path] = {}
@@ -76,6 +80,12 @@ def _named(found: dict[Path, bool]) -> list[Input]:
             raise UserError(f"{taken[name]} and {path} would both be written as {name}: predict them into different folders")
         taken[name] = path
     return [Input(path, names[path], dicom) for path, dicom in found.items()]
+
+
+def _name(path: Path) -> str:
+    """The name of a file or folder, but that of the folder above where it only says what is in it."""
+    name = stem(path) if path.is_file() else path.resolve().name
+    return path.resolve().parent.name if not path.is_file() and name.lower() in GENERIC else name
 
 
 def keep_inputs(items: Sequence[Input], folder: Path) -> None:

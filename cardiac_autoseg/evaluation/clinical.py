@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 MYOCARDIAL_DENSITY = 1.05
 """g/mL."""
 
-UNITS = {"EDV": "mL", "ESV": "mL", "SV": "mL", "EF": "%", "mass": "g"}
+UNITS = {"EDV": "mL", "ESV": "mL", "SV": "mL", "EF": "%", "mass": "g", "CO": "L/min", "PER": "mL/s", "PFR": "mL/s"}
+OTHER_UNITS = {"HR": "1/min", "BSA": "m²", "CI": "L/min/m²"}
+"""Of what belongs to no ventricle."""
 
 
 def volume_ml(voxels: int, spacing: tuple[float, float, float]) -> float:
@@ -41,6 +44,14 @@ def clinical_indices(ed: Mapping[str, float] | None, es: Mapping[str, float] | N
     return indices
 
 
+def body_surface(height_cm: float | None, weight_kg: float | None) -> float | None:
+    """Body surface area in m² after Mosteller (N Engl J Med 1987, 317, 1098): sqrt(cm x kg / 3600); None if unknown."""
+    return None if height_cm is None or weight_kg is None else math.sqrt(height_cm * weight_kg / 3600)
+
+
 def unit(index: str) -> str:
-    """Unit of an index such as ``LV_EF``."""
-    return UNITS[index.partition("_")[2]]
+    """Unit of an index: ``LV_EF`` and the like, per body surface area ``LV_EDVi`` and the like, ``HR``, ``BSA``, ``CI``."""
+    if index in OTHER_UNITS:
+        return OTHER_UNITS[index]
+    name = index.partition("_")[2]
+    return UNITS[name] if name in UNITS else f"{UNITS[name.removesuffix('i')]}/m²"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from cardiac_autoseg.inference.crossvalidation import (
 )
 from cardiac_autoseg.inference.finished import FinishedRun, Report
 from cardiac_autoseg.inference.postprocessing import POSTPROCESSING
+from cardiac_autoseg.inference.views import VIEWS
 from cardiac_autoseg.preprocessing.store import PreprocessedStore
 from cardiac_autoseg.workspace import Workspace
 
@@ -70,10 +71,14 @@ def choose(pool: Pool, report: Report) -> Choice:
     combined = score_combinations(pool, combinations, report) if combinations else []
     best = min([*ranked, *combined], key=lambda score: (-score.mean, len(score.combination)))
     cleaned = score_postprocessing(pool, best.combination, report)
-    names = list(POSTPROCESSING)
-    chosen = max(names, key=lambda name: (cleaned[name], names.index(name)))
     scores = sorted([*singles, *combined], key=lambda score: -score.mean)
-    return Choice(tuple(scores), best, chosen, cleaned)
+    return Choice(tuple(scores), best, best_postprocessing(cleaned), cleaned)
+
+
+def best_postprocessing(scores: Mapping[str, float]) -> str:
+    """The one with the best mean Dice; of equals the one that cleans most."""
+    names = list(POSTPROCESSING)
+    return max(names, key=lambda name: (scores[name], names.index(name)))
 
 
 def evaluate_held_out(pool: Pool, choice: Choice, reference: str, folder: Path, report: Report) -> Evaluation:
@@ -114,12 +119,14 @@ def write_bundle(
     postprocessing: str = "none",
     scores: dict[str, Any] | None = None,
     licence: str = "",
-    as_zip: bool = False,
+    orientation: tuple[float, ...] = (),
+    half: bool = False,
 ) -> Path:
-    """Write the networks of ``runs``, all of one source, as the workspace's bundle ``name``; ``as_zip``: also as a zip.
+    """Write the networks of ``runs``, all of one source, as the workspace's bundle ``name``, which is replaced.
 
-    ``scores`` is what cross-validation says of them, if anything. Returns the bundle's folder. Raises :class:`UserError` if
-    weights cannot be read.
+    ``scores`` is what cross-validation says of them, if anything; ``orientation`` how the training images lie, where that is
+    known; ``half`` stores weights as float16. Returns the bundle's folder. Raises :class:`UserError` if weights cannot be
+    read.
     """
     flips = runs[0].flips
     if any(run.flips != flips for run in runs):
@@ -134,15 +141,15 @@ def write_bundle(
         ),
         postprocessing=postprocessing,
         flips=flips,
+        views=VIEWS,
+        orientation=orientation,
         training_data=training_data(workspace, dataset, runs[0].key.gt),
         scores=scores or {},
         licence=licence,
     )
     weights = [_weights(run) for run in runs]
     folder = workspace.model(name)
-    save_bundle(folder, bundle, weights)
-    if as_zip:
-        save_bundle(folder.with_name(f"{name}.zip"), bundle, weights)
+    save_bundle(folder, bundle, weights, half)
     return folder
 
 

@@ -29,7 +29,7 @@ CHUNK_VALUES = {"cuda": 1 << 28, "cpu": 1 << 24}
 class Group:
     """Networks that share a plan, hence a grid. All on one device and in eval mode.
 
-    Only the first ``counted`` of them (None: all) are asked how far they agree.
+    Only the first ``counted`` of them (None: all) see more than the plain view, and are asked how far they agree.
     """
 
     plan: Plan
@@ -273,30 +273,30 @@ def _count(
 def _over_views(
     group: Group, images: Tensor, flips: bool | Sequence[int], views: Sequence[View], amp: bool | None
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Mean probabilities (C, Z, Y, X) of a group's networks over all views of ``images`` (Z, Y, X), the same of those that
-    are counted, and the labels (Z, Y, X) uint8 of each of these at each view.
+    """Mean probabilities (C, Z, Y, X) of a group's networks for ``images`` (Z, Y, X), those of the counted ones alone, and the
+    labels (Z, Y, X) uint8 of each of these at each view. Every network weighs the same, however many views it saw.
     """
     number = len(group.networks) if group.counted is None else group.counted
-    sums: list[Tensor | None] = [None, None]
+    asked, others = group.networks[:number], group.networks[number:]
     opinions = []
-    for view in views:
+    counted: Tensor | None = None
+    for view in views if asked else ():
         seen = to_view(images[:, None], view)[:, 0]
-        for place, network in enumerate(group.networks):
+        for network in asked:
             said = predict_probabilities([network], seen, group.plan.divisor, flips, images.device, amp=amp)
             if view != PLAIN:
                 said = from_view(said.transpose(0, 1), view).transpose(0, 1)
-            if place < number:
-                opinions.append(likeliest(said))
-            which = int(place >= number)
-            before = sums[which]
-            sums[which] = said if before is None else before.add_(said)
-    counted, others = sums
-    asked = len(views) * len(group.networks)
+            opinions.append(likeliest(said))
+            counted = said if counted is None else counted.add_(said)
+    if counted is not None:
+        counted.div_(len(opinions))
+    if not others:
+        assert counted is not None
+        return counted, counted, opinions
+    rest = predict_probabilities(others, images, group.plan.divisor, flips, images.device, amp=amp)
     if counted is None:
-        assert others is not None
-        return others / asked, others, opinions
-    total = counted if others is None else counted + others
-    return total / asked, counted.div_(len(opinions)), opinions
+        return rest, rest, opinions
+    return (counted * len(asked) + rest * len(others)) / len(group.networks), counted, opinions
 
 
 def probabilities_to_grid(probabilities: Tensor, size: tuple[int, int]) -> Tensor:

@@ -19,6 +19,8 @@ from cardiac_autoseg.report.words import INDEX_NAMES, number
 
 STATUSES = {"failed": "failed", "flagged": "flagged", "ok": "ok"}
 """What may be the status of a case, in the order in which cases are listed."""
+COLUMNS = ("LV_EDV", "LV_ESV", "LV_EF", "LV_mass", "RV_EDV", "RV_ESV", "RV_EF")
+"""The numbers that have a column, where any case has them; the others are on the pages and in the table."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ def write_case_index(path: Path, title: str, rows: Sequence[IndexRow]) -> None:
     unknown = sorted({row.status for row in rows} - set(STATUSES))
     if unknown:
         raise ValueError(f"status {', '.join(unknown)}: must be one of {', '.join(STATUSES)}")
-    names = [name for name in INDEX_NAMES if any(row.numbers.get(name) is not None for row in rows)]
+    names = [name for name in COLUMNS if any(row.numbers.get(name) is not None for row in rows)]
     counts = Counter(row.status for row in rows)
     context = {
         "title": title,

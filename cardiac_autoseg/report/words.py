@@ -18,6 +18,24 @@ INDEX_NAMES = {
     "RV_ESV": "RV end-systolic volume",
     "RV_SV": "RV stroke volume",
     "RV_EF": "RV ejection fraction",
+    "LV_PER": "LV peak ejection rate",
+    "LV_PFR": "LV peak filling rate",
+    "LV_CO": "Cardiac output",
+    "HR": "Heart rate",
+    "BSA": "Body surface area",
+    "CI": "Cardiac index",
+    **{
+        f"{index}i": f"{words}, per body surface area"
+        for index, words in (
+            ("LV_EDV", "LV end-diastolic volume"),
+            ("LV_ESV", "LV end-systolic volume"),
+            ("LV_SV", "LV stroke volume"),
+            ("LV_mass", "LV mass"),
+            ("RV_EDV", "RV end-diastolic volume"),
+            ("RV_ESV", "RV end-systolic volume"),
+            ("RV_SV", "RV stroke volume"),
+        )
+    },
 }
 KEY_INDICES = ("LV_EF", "LV_EDV", "LV_mass", "RV_EF")
 MISSING = "–"
