@@ -73,7 +73,7 @@ def report_lines(trust: Trust, observations: Sequence[Observation], command: str
         " an earlier call took none.\n",
         f"{len(observations)} scans of {persons} persons, segmented by the networks of the fold that did not train on them,"
         " as a bundle of these would. Everything below is of patients that the fit did not see: a fold's patients are judged"
-        " by what was fitted on the other folds' patients, spoilt copies included, and so on the output of other networks.\n",
+        " by what was fitted on those of the other folds, spoilt copies included, and so on the output of other networks.\n",
         "## Predicted against true Dice\n",
         "Dice is the mean over the classes, one volume at a time (ED and ES of a scan as it is, one of them of a spoilt"
         " copy). Coverage and width are those of the interval, nominal 0.90. Flagged is a volume whose chance of a Dice of"

@@ -6,6 +6,7 @@ import dataclasses
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from cardiac_autoseg.bundle import Bundle, amend_bundle, read_bundle
 from cardiac_autoseg.data.index import Case
@@ -49,6 +50,48 @@ def evaluate_as_delivered(pool: Pool, combination: Combination, like: Bundle, re
     return summarise(results, reference=reference)
 
 
+def card_quality(trust: Trust) -> dict[str, Any]:
+    """What the model card says of how far the results can be trusted: rows of tables, from :attr:`Trust.record`."""
+    record = trust.record
+    if not record:
+        return {}
+    kinds = {name: row for name, row in record["quality"].items() if isinstance(row, dict) and "cases" in row}
+    calibration = record["temperature"]
+    return {
+        "score": [
+            {
+                "scans": name.replace("_", " "),
+                "cases": row["cases"],
+                "mean Dice": row["dice"],
+                "correlation": row["pearson"],
+                "mean error": row["mae"],
+                "below 0.8": row["bad"],
+                "of these flagged": row["found"],
+                "others flagged": row["false alarms"],
+            }
+            for name, row in kinds.items()
+        ],
+        "probabilities": [
+            {
+                "temperature": "none" if name == "before" else f"{trust.temperature:.2f}",
+                "negative log-likelihood": calibration[name]["nll"],
+                "expected calibration error": calibration[name]["ece"],
+            }
+            for name in ("before", "after")
+        ],
+        "90 % intervals": [
+            {
+                "index": name,
+                "patients": row["patients"],
+                "held the truth": row["coverage"],
+                "median width": row["median width"],
+            }
+            for name, row in record["intervals"].items()
+            if isinstance(row, dict)
+        ],
+    }
+
+
 def complete_bundle(
     folder: Path,
     runs: Sequence[FinishedRun],
@@ -78,6 +121,6 @@ def complete_bundle(
         except UserError as error:
             report(f"no quality score, and no intervals: {error}")
     if trust is not None:
-        card["quality"] = trust.record
+        card["quality"] = card_quality(trust)
     amend_bundle(folder, card, None if trust is None else trust.to_json())
     return trust
