@@ -194,7 +194,7 @@ def _is_closed(smooth: Array, error: float) -> bool:
     turned = np.concatenate([smooth[-2:], smooth[:2]])
     for order, seam in ((1, turned[1:3]), (2, turned)):
         within = float(np.abs(np.diff(smooth, order)).max())
-        if float(np.abs(np.diff(seam, order)).max()) <= 2 * within + error:
+        if float(np.abs(np.diff(seam, order)).max()) <= 1.75 * within + error:
             return True
     return False
 

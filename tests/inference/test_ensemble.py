@@ -11,13 +11,17 @@ import torch
 from torch import nn
 
 from cardiac_autoseg.bundle import load_bundle, read_bundle
+from cardiac_autoseg.bundle_transfer import verify_bundle
 from cardiac_autoseg.cli import ensemble as command
 from cardiac_autoseg.data.index import LABELS, Case, Dataset, LabelRef, Source, save_dataset
 from cardiac_autoseg.data.volume import Geometry, write_labels, write_volume
 from cardiac_autoseg.evaluation.results import read_evaluation
 from cardiac_autoseg.files import write_json
 from cardiac_autoseg.inference.crossvalidation import collect, score_combinations, summed_probabilities
+from cardiac_autoseg.inference.orientation import DISPLAY
+from cardiac_autoseg.inference.views import VIEWS
 from cardiac_autoseg.preprocessing.store import Grid, PreprocessedStore, preprocess
+from cardiac_autoseg.trust.fit import load_trust
 from cardiac_autoseg.workspace import RunKey, Workspace
 from planning.plan import Plan
 from planning.splits import Splits
@@ -68,7 +72,10 @@ def add_run(
         write_json(folder / "plan.json", plan.to_json())
         recipe = {"policy": {"mirror_probability": [0.0, 0.5]}}
         write_json(folder / "run.json", {"status": status, "splits_hash": SPLITS.hash(), "recipe": recipe})
-        safetensors.torch.save_file(make_network(plan, int(fold) + 10 * seed).state_dict(), folder / "model.safetensors")
+        number = 9 if fold == "all" else int(fold)
+        safetensors.torch.save_file(make_network(plan, number + 10 * seed).state_dict(), folder / "model.safetensors")
+        if fold == "all":
+            return folder
         store = PreprocessedStore(workspace)
         target = folder / "validation" / "probabilities"
         target.mkdir(parents=True)
@@ -207,3 +214,43 @@ def test_runs_trained_on_other_data_are_named(
     notes = [line for line in capsys.readouterr().out.splitlines() if "other images, labels or pixel sizes" in line]
     assert len(notes) == 1
     assert "fold_1" in notes[0]
+
+
+def test_bundle_of_all_patients_has_the_scores_of_the_folds(
+    workspace: Workspace, add_run: Callable, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Chosen, scored and fitted on the folds' networks; delivered with the network that saw every patient."""
+    for fold in ("0", "1", "all"):
+        add_run("dice", fold, wrong=3)
+    add_run("ce", "0", wrong=None)
+    add_run("dice", "2", wrong=None, seed=1)
+    arguments = ["-w", str(workspace.root), "--fold-all", "--half", "--display", "--licence", "CC0", "--zip"]
+    assert command.main(arguments) == 0
+    assert "fold 2 missing" in capsys.readouterr().out
+    folder = workspace.model("best")
+    bundle = read_bundle(folder)
+    assert [(member.fold, member.loss) for member in bundle.members] == [("all", "dice")]
+    assert bundle.views == VIEWS
+    assert bundle.orientation == DISPLAY
+    assert bundle.postprocessing != "none", "of equals the one that cleans most"
+    scores = bundle.card["scores"]
+    assert scores["patients"] == 4
+    assert "fold 0, 1" in scores["note"]
+    assert read_evaluation(folder).mean_dice == pytest.approx(scores["mean_dice"], abs=1e-6)
+    trust = load_trust(folder)
+    assert trust is not None
+    assert trust.temperature > 0
+    assert verify_bundle(folder.with_suffix(".zip")) == []
+    assert command.main([*arguments, "--no-quality"]) == 0
+    assert load_trust(folder) is None
+    assert command.main([*arguments, "--postprocessing", "wash"]) == 2
+
+
+def test_chosen_bundle_can_be_judged(workspace: Workspace, add_run: Callable) -> None:
+    for fold in "012":
+        add_run("dice", fold, wrong=1)
+    assert command.main(["-w", str(workspace.root)]) == 0
+    folder = workspace.model("best")
+    assert load_trust(folder) is not None
+    assert read_bundle(folder).card["scores"]["patients"] == 6
+    assert "## Quality score" in (folder / "MODEL_CARD.md").read_text()

@@ -93,9 +93,9 @@ def test_every_patient_is_segmented_by_its_own_fold(
 ) -> None:
     clean = {item.subject: item for item in observations if not item.corruption}
     assert {item.fold for item in clean.values()} == set(FOLDS) and len(clean) == 4
-    for fold in FOLDS:
+    for fold, others in zip(FOLDS, reversed(FOLDS), strict=True):
         cases = [case for case in pool.cases[fold] if case.subject == pool.cases[fold][0].subject]
-        own, other = (fold_labels(pool, like, cases, name, tmp_path) for name in FOLDS)
+        own, other = (fold_labels(pool, like, cases, name, tmp_path / fold) for name in (fold, others))
         assert not np.array_equal(own, other)
         for frame, case, labels in zip(clean[cases[0].subject].frames, cases, own, strict=True):
             truth = load_labels(pool.workspace, pool.dataset, case, "expert").array
