@@ -21,8 +21,8 @@ import torch
 
 from cardiac_autoseg.bundle import read_bundle
 from cardiac_autoseg.evaluation.clinical import unit
-from cardiac_autoseg.files import finite, write_json, write_text
-from cardiac_autoseg.inference.crossvalidation import collect
+from cardiac_autoseg.files import finite, read_json, write_json, write_text
+from cardiac_autoseg.inference.crossvalidation import Pool, collect
 from cardiac_autoseg.trust.corruptions import CORRUPTIONS
 from cardiac_autoseg.trust.fit import Trust, fit_trust
 from cardiac_autoseg.trust.intervals import QUANTITIES
@@ -62,7 +62,9 @@ def quality_table(record: dict[str, Any]) -> list[str]:
     return table(header, rows)
 
 
-def report_lines(trust: Trust, observations: Sequence[Observation], command: str, seconds: float) -> list[str]:
+def report_lines(
+    trust: Trust, observations: Sequence[Observation], command: str, networks: str, seconds: float
+) -> list[str]:
     record = trust.record
     quality, temperature, intervals = record["quality"], record["temperature"], record["intervals"]
     persons = len({item.person for item in observations})
@@ -71,9 +73,10 @@ def report_lines(trust: Trust, observations: Sequence[Observation], command: str
         "# Quality score, probabilities and intervals\n",
         f"`{command}`: {seconds / 60:.1f} min on {os.cpu_count()} cores shared with other jobs, of which what was kept from"
         " an earlier call took none.\n",
-        f"{len(observations)} scans of {persons} persons, segmented by the networks of the fold that did not train on them,"
-        " as a bundle of these would. Everything below is of patients that the fit did not see: a fold's patients are judged"
-        " by what was fitted on those of the other folds, spoilt copies included, and so on the output of other networks.\n",
+        f"{networks}. {len(observations)} scans of {persons} persons, segmented by the networks of the fold that did not"
+        " train on them, as a bundle of these would. Everything below is of patients that the fit did not see: a fold's"
+        " patients are judged by what was fitted on those of the other folds, spoilt copies included, and so on the output"
+        " of other networks.\n",
         "## Predicted against true Dice\n",
         "Dice is the mean over the classes, one volume at a time (ED and ES of a scan as it is, one of them of a spoilt"
         " copy). Coverage and width are those of the interval, nominal 0.90. Flagged is a volume whose chance of a Dice of"
@@ -156,6 +159,13 @@ def write_cases(path: Path, observations: Sequence[Observation]) -> None:
                 writer.writerow(row)
 
 
+def _networks(pool: Pool) -> str:
+    """The networks of a fold in words: "unet, 2000 steps"."""
+    runs = [run for run in pool.runs if run.key.fold == pool.folds[0]]
+    names = [f"{run.key.architecture}, {read_json(run.folder / 'run.json').get('steps')} steps" for run in runs]
+    return f"Networks of each of {len(pool.folds)} folds: {'; '.join(names)}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-w", "--workspace", type=Path, required=True)
@@ -178,7 +188,8 @@ def main() -> None:
     write_json(values.output / "quality.json", finite(trust.to_json()))
     write_cases(values.output / "cases.csv", observations)
     command = f"python benchmarks/quality.py -w WORKSPACE -o FOLDER --model {values.model} --copies {values.copies}"
-    lines = report_lines(trust, observations, command, time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    lines = report_lines(trust, observations, command, _networks(pool), seconds)
     write_text(RESULT, "\n".join(lines).rstrip() + "\n")
     print("\n".join(lines))
 

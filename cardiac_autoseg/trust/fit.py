@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -107,4 +108,13 @@ def fit_pool(
     """
     observations, domain = observe(pool, combination, like, report, copies, folder)
     report("fitting score, temperature and intervals")
-    return fit_trust(observations, domain)
+    trust = fit_trust(observations, domain)
+    fewest = min(len(pool.runs_of(combination, fold)) for fold in pool.folds)
+    # Of an ensemble of folds the networks of one fold are asked how far they agree, as in cross-validation.
+    asked = sum(member.fold == like.members[0].fold for member in like.members)
+    if asked > fewest:
+        report(
+            f"note: {asked} networks of the bundle say how far they agree, a patient of cross-validation was seen by {fewest}:"
+            " several differ more than the views of one, so that the bundle's results are better than their scores say"
+        )
+    return dataclasses.replace(trust, record={**trust.record, "networks": {"fold": fewest, "bundle": asked}})
