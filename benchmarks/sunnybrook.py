@@ -74,7 +74,7 @@ def main() -> None:
         f"`python benchmarks/sunnybrook.py --data DIR`, {date.today()}, 2 cores: {' x '.join(map(str, cine.array.shape))}"
         " (frames x slices x pixels).",
         "",
-        f"Time of `cas_predict` from start to end, with reading, pages and DICOM objects: **{min(times):.1f} s** (the fastest"
+        f"Time of `cas_predict` from start to end, with reading, page and DICOM objects: **{min(times):.1f} s** (the fastest"
         f" of {RUNS}; {', '.join(f'{value:.1f}' for value in times)}).",
         "",
         "```",

@@ -36,8 +36,8 @@ class Scan:
 
     ``array`` is (T, Z, Y, X), T = 1 for a single volume, slices in the order of their positions along the normal.
     ``times_ms`` are the T times after the R wave, ``heart_rate`` beats per minute, where the scanner says so.
-    ``instances`` is [frame][slice] for DICOM, where a slice that was filled in has None, and empty for NIfTI. ``notes`` say in
-    words what had to be decided in reading, for the page of the case.
+    ``instances`` is [frame][slice] for DICOM, where a slice that was filled in has None, and empty for NIfTI. ``notes`` say
+    in words what had to be decided in reading, for the page of the case.
     """
 
     name: str

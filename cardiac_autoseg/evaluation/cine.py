@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 
 from cardiac_autoseg.data.scan import Person
-from cardiac_autoseg.evaluation.clinical import body_surface, clinical_indices
+from cardiac_autoseg.errors import UserError
+from cardiac_autoseg.evaluation.clinical import MYOCARDIAL_DENSITY, body_surface, clinical_indices
 from cardiac_autoseg.evaluation.curve import peak_rates, volume_curve
 
 INDEXED = ("LV_EDV", "LV_ESV", "LV_SV", "LV_mass", "RV_EDV", "RV_ESV", "RV_SV")
@@ -49,34 +51,65 @@ def cine_numbers(
     ed, es
         0-based frames, where someone has chosen them; else they are found from the LV curve. The RV's volumes are those of
         the LV's frames, as in ACDC.
+
+    ``LV_mass`` is at ED; ``LV_mass_ES`` is a check on it, as muscle keeps its volume. Values per body surface area end in
+    ``i``; ``CI`` is the cardiac output per body surface area. Raises :class:`UserError` for a frame that is not there.
     """
     curve = volume_curve(volumes.get("LV", ()))
+    for phase, frame in (("end-diastole", ed), ("end-systole", es)):
+        if frame is not None and not 0 <= frame < len(curve.smooth):
+            raise UserError(f"frame {frame + 1} cannot be {phase}: there are frames 1 to {len(curve.smooth)}")
     notes = list(curve.notes) if ed is None or es is None else []
     chosen = "given" if ed is not None or es is not None else "found"
     ed = curve.ed if ed is None else ed
     es = curve.es if es is None else es
-    at = {
-        phase: None if frame is None else {name: value for name, row in volumes.items() if (value := row[frame]) is not None}
-        for phase, frame in (("ED", ed), ("ES", es))
-    }
-    values = clinical_indices(at["ED"], at["ES"])
+    values = clinical_indices(_volumes_at(volumes, ed), _volumes_at(volumes, es))
+    muscle = _volumes_at(volumes, es)
+    if muscle is not None and "MYO" in muscle:
+        values["LV_mass_ES"] = MYOCARDIAL_DENSITY * muscle["MYO"]
     if ed is not None and es is not None:
+        if (values.get("LV_SV") or 0) < 0:
+            notes.append("the left ventricle is larger at end-systole than at end-diastole: check the two frames")
         ejection, filling, why = peak_rates(curve, times_ms, heart_rate, ed, es)
         values |= {"LV_PER": ejection, "LV_PFR": filling}
         notes += why
-        stroke = values.get("LV_SV")
-        values["LV_CO"] = None if stroke is None or heart_rate is None else stroke * heart_rate / 1000
-    values["HR"] = heart_rate
+    _add_flow(values, heart_rate, notes)
+    _add_indexed(values, person, notes)
+    rows = {name: tuple(row) for name, row in volumes.items()}
+    return CineNumbers(rows, ed, es, chosen, values, tuple(dict.fromkeys(notes)))
+
+
+def _volumes_at(volumes: Mapping[str, Sequence[float | None]], frame: int | None) -> dict[str, float] | None:
+    """The volumes of one frame, as far as there are any."""
+    if frame is None:
+        return None
+    return {name: float(value) for name, row in volumes.items() if (value := row[frame]) is not None and isfinite(value)}
+
+
+def _add_flow(values: dict[str, float | None], heart_rate: float | None, notes: list[str]) -> None:
+    """Heart rate and cardiac output, stroke volume x heart rate."""
+    rate = heart_rate if heart_rate is not None and 0 < heart_rate < 400 else None
+    values["HR"] = rate
+    stroke = values.get("LV_SV")
+    if stroke is not None:
+        values["LV_CO"] = None if rate is None else stroke * rate / 1000
+        if rate is None:
+            notes.append("no heart rate is known, so no cardiac output")
+
+
+def _add_indexed(values: dict[str, float | None], person: Person, notes: list[str]) -> None:
+    """Body surface area after Mosteller, and what is given per m² of it."""
     surface = body_surface(person.height_cm, person.weight_kg)
     values["BSA"] = surface
     if surface is None:
-        notes.append("height and weight are not known, so nothing is given per body surface area")
-    else:
-        for name in INDEXED:
-            if name in values:
-                value = values[name]
-                values[f"{name}i"] = None if value is None else value / surface
-        output = values.get("LV_CO")
+        known = person.height_cm is not None and person.weight_kg is not None
+        why = f"{person.height_cm:g} cm and {person.weight_kg:g} kg are no person's" if known else "not both known"
+        notes.append(f"height and weight: {why}, so nothing is given per body surface area")
+        return
+    for name in INDEXED:
+        if name in values:
+            value = values[name]
+            values[f"{name}i"] = None if value is None else value / surface
+    if "LV_CO" in values:
+        output = values["LV_CO"]
         values["CI"] = None if output is None else output / surface
-    rows = {name: tuple(row) for name, row in volumes.items()}
-    return CineNumbers(rows, ed, es, chosen, values, tuple(dict.fromkeys(notes)))

@@ -8,7 +8,17 @@ from collections.abc import Mapping
 MYOCARDIAL_DENSITY = 1.05
 """g/mL."""
 
-UNITS = {"EDV": "mL", "ESV": "mL", "SV": "mL", "EF": "%", "mass": "g", "CO": "L/min", "PER": "mL/s", "PFR": "mL/s"}
+UNITS = {
+    "EDV": "mL",
+    "ESV": "mL",
+    "SV": "mL",
+    "EF": "%",
+    "mass": "g",
+    "mass_ES": "g",
+    "CO": "L/min",
+    "PER": "mL/s",
+    "PFR": "mL/s",
+}
 OTHER_UNITS = {"HR": "1/min", "BSA": "m²", "CI": "L/min/m²"}
 """Of what belongs to no ventricle."""
 
@@ -45,8 +55,13 @@ def clinical_indices(ed: Mapping[str, float] | None, es: Mapping[str, float] | N
 
 
 def body_surface(height_cm: float | None, weight_kg: float | None) -> float | None:
-    """Body surface area in m² after Mosteller (N Engl J Med 1987, 317, 1098): sqrt(cm x kg / 3600); None if unknown."""
-    return None if height_cm is None or weight_kg is None else math.sqrt(height_cm * weight_kg / 3600)
+    """Body surface area in m² after Mosteller (N Engl J Med 1987, 317, 1098): sqrt(cm x kg / 3600).
+
+    None if height or weight is unknown, or no person has it (a height in metres, a zero that stands for unknown).
+    """
+    if height_cm is None or weight_kg is None or not (30 <= height_cm <= 260 and 1 <= weight_kg <= 500):
+        return None
+    return math.sqrt(height_cm * weight_kg / 3600)
 
 
 def unit(index: str) -> str:

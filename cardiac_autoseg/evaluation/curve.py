@@ -1,4 +1,4 @@
-"""The volume of a ventricle over time: a smooth curve through noisy frames, end-diastole (ED), end-systole (ES), and rates."""
+"""The volume of a ventricle over time: end-diastole (ED), end-systole (ES), peak ejection and filling rates."""
 
 from __future__ import annotations
 
@@ -8,16 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
-from scipy.ndimage import median_filter
 from scipy.signal import find_peaks
 
-Array = NDArray[np.float64]
+from cardiac_autoseg.evaluation.smoothing import Array, smooth_curve
 
-_SMOOTHNESS = np.logspace(-3, 4, 29)
-"""Candidate weights of the roughness, from none that matters to a straight line."""
-_ROBUST_FRAMES = 8
-"""With fewer frames an outlier cannot be told from a beating heart."""
-_FLOOR = 0.05
 _LATE_SYSTOLE = 0.55
 """A systole longer than this part of the beat is not seen in hearts, but in frames that run backwards."""
 
@@ -53,10 +47,9 @@ def find_ed_es(volumes: Sequence[float | None] | Array) -> tuple[int | None, int
 def volume_curve(volumes: Sequence[float | None] | Array) -> Curve:
     """Smooth LV volumes (T,) in mL over time and find ED and ES. Frames without a volume are None or NaN.
 
-    The curve minimises the squared distances to the frames plus a multiple of its squared second differences (Whittaker
-    1923); the multiple is the most likely one (restricted maximum likelihood), so that a clean curve is followed and a noisy
-    one smoothed. Frames far off it lose their weight (Tukey's biweight), and are never ED or ES. It closes on itself, last
-    frame to first, unless the step between these two is larger than any within: then the end of the cycle is missing.
+    The volumes are smoothed by :func:`~cardiac_autoseg.evaluation.smoothing.smooth_curve`; frames far off that curve are
+    never ED or ES. It closes on itself, last frame to first, unless the step between these two is larger than any within:
+    then the end of the cycle is missing.
 
     ES is the middle of the frames that cannot be told from the smallest volume (two standard errors). ED is, of those that
     cannot be told from the largest (one standard error), the one at which the fall to ES begins: in a slow diastole the
@@ -72,19 +65,22 @@ def volume_curve(volumes: Sequence[float | None] | Array) -> Curve:
         only = int(np.flatnonzero(measured)[0])
         curve = _nothing(values, "a single frame: volumes, but no end-systole and no ejection fraction")
         return Curve(**{**vars(curve), "ed": only})
-    notes = [f"{int((~measured).sum())} frames without a volume"] if not measured.all() else []
-    smooth, error, weight = _robust(values, closed=False)
+    notes = [f"frames without a volume: {int((~measured).sum())}"] if not measured.all() else []
+    smooth, error, weight = smooth_curve(values, closed=False)
     closed = _is_closed(smooth, error)
     if closed:
-        smooth, error, weight = _robust(values, closed=True)
+        open_curve = smooth, error, weight
+        smooth, error, weight = smooth_curve(values, closed=True)
+        if len(_troughs(smooth, closed=True)) > 1:
+            # Several beats seldom end where they began, and a beat joined of two is none.
+            closed, (smooth, error, weight) = False, open_curve
+    troughs = _troughs(smooth, closed)
     good = measured & (weight > 0.1)
     if (~good & measured).any():
-        notes.append(
-            f"{int((~good & measured).sum())} frames far off the volume curve, not used as end-diastole or end-systole"
-        )
-    troughs = _troughs(smooth, closed)
+        frames = ", ".join(str(frame + 1) for frame in np.flatnonzero(~good & measured))
+        notes.append(f"far off the volume curve, so neither end-diastole nor end-systole: frame {frames}")
     period = _period(troughs, len(values), closed)
-    ed, es = _best_beat(smooth, error, good, troughs, closed, period)
+    ed, es = _best_beat(smooth, error, good, troughs, closed)
     notes += _remarks(smooth, error, ed, es, len(troughs), closed, period)
     return Curve(values, smooth, error, good, closed, len(troughs), period, ed, es, tuple(notes))
 
@@ -122,11 +118,8 @@ def peak_rates(
     if es < ed and not curve.closed:
         return None, None, ("no ejection rate, as no end-systole follows end-diastole",)
     start, middle = times[ed], times[es] + (cycle if es < ed else 0.0)
-    if curve.period is None:
-        end = times[-1]
-    else:
-        end = start + curve.period * float(np.median(np.diff(times)))
-        end = end if curve.closed else min(end, times[-1])
+    end = times[-1] if curve.period is None else start + curve.period * float(np.median(np.diff(times)))
+    end = end if curve.closed else min(end, times[-1])
     ejection = -_steepest(spline, start, middle, -1)
     filling = _steepest(spline, middle, end, 1) if end > middle else None
     notes = () if filling is not None else ("no filling rate, as the frames end at end-systole",)
@@ -135,52 +128,6 @@ def peak_rates(
 
 def _nothing(values: Array, note: str) -> Curve:
     return Curve(values, values, 0.0, np.isfinite(values), False, 0, None, None, None, (note,))
-
-
-def _robust(values: Array, closed: bool) -> tuple[Array, float, Array]:
-    """The smooth curve, its standard error, and the weight 0 to 1 of each frame, all (T,)."""
-    measured = np.isfinite(values)
-    count = int(measured.sum())
-    weight = measured.astype(float)
-    filled = np.interp(np.arange(len(values)), np.flatnonzero(measured), values[measured])
-    # Without the extremes, which may be outliers.
-    spread = float(np.subtract(*np.percentile(values[measured], [90, 10])))
-    if count < 5 or spread <= 1e-9 * float(np.abs(values[measured]).max()):
-        return filled, 0.0, weight
-    if count < _ROBUST_FRAMES:
-        smooth, freedom = _whittaker(filled, weight, closed)
-    else:
-        smooth = median_filter(filled, 5, mode="wrap" if closed else "nearest")
-        for _ in range(4):
-            distance = np.abs(filled - smooth)
-            # The scale has a floor, as a clean curve is no reason to call its corners outliers.
-            scale = max(1.4826 * float(np.median(distance[measured])), _FLOOR * spread)
-            weight = measured * np.clip(1 - (distance / (4.685 * scale)) ** 2, 0, 1) ** 2
-            smooth, freedom = _whittaker(filled, weight, closed)
-    variance = float((weight * (filled - smooth) ** 2).sum()) / max(float(weight.sum()) - freedom, 1.0)
-    return smooth, float(np.sqrt(variance * freedom / count)), weight
-
-
-def _whittaker(values: Array, weight: Array, closed: bool) -> tuple[Array, float]:
-    """The most likely smooth curve (T,), and how many frames' worth of freedom it has."""
-    count = len(values)
-    difference = np.eye(count)
-    for _ in range(2):
-        difference = np.roll(difference, -1, axis=0) - difference if closed else np.diff(difference, axis=0)
-    penalty = difference.T @ difference
-    # Constants cost nothing, and straight lines neither where the curve is open.
-    free = 1 if closed else 2
-    measured = int((weight > 0).sum())
-    tiny = 1e-12 * float(np.ptp(values)) ** 2
-    best = np.inf
-    for roughness in _SMOOTHNESS:
-        system = np.diag(weight) + roughness * penalty
-        smooth = np.linalg.solve(system, weight * values)
-        misfit = float((weight * (values - smooth) ** 2).sum()) + roughness * float(smooth @ penalty @ smooth) + tiny
-        unlikely = (measured - free) * np.log(misfit) + np.linalg.slogdet(system)[1] - (count - free) * np.log(roughness)
-        if unlikely < best:
-            best, chosen, solution = unlikely, system, smooth
-    return solution, float(np.trace(np.linalg.solve(chosen, np.diag(weight))))
 
 
 def _is_closed(smooth: Array, error: float) -> bool:
@@ -194,7 +141,7 @@ def _is_closed(smooth: Array, error: float) -> bool:
     turned = np.concatenate([smooth[-2:], smooth[:2]])
     for order, seam in ((1, turned[1:3]), (2, turned)):
         within = float(np.abs(np.diff(smooth, order)).max())
-        if float(np.abs(np.diff(seam, order)).max()) <= 1.75 * within + error:
+        if float(np.abs(np.diff(seam, order)).max()) <= 1.5 * within + error:
             return True
     return False
 
@@ -214,23 +161,17 @@ def _troughs(smooth: Array, closed: bool) -> list[int]:
 def _period(troughs: list[int], count: int, closed: bool) -> float | None:
     """Frames in a beat, None where the curve holds no whole one."""
     if closed:
-        return count / len(troughs)
+        return float(count)
     return float(np.mean(np.diff(troughs))) if len(troughs) > 1 else None
 
 
-def _best_beat(
-    smooth: Array, error: float, good: NDArray[np.bool_], troughs: list[int], closed: bool, period: float | None
-) -> tuple[int, int]:
+def _best_beat(smooth: Array, error: float, good: NDArray[np.bool_], troughs: list[int], closed: bool) -> tuple[int, int]:
     """ED and ES of the beat with the largest stroke volume; ED comes before ES where there are several beats."""
     count = len(smooth)
     beats = []
     for number, trough in enumerate(troughs):
-        if len(troughs) == 1:
-            before = np.arange(count)
-        elif number or closed:
-            before = np.arange(troughs[number - 1] - (0 if number else count) + 1, trough) % count
-        else:
-            before = np.arange(trough)
+        start = troughs[number - 1] + 1 if number else 0
+        before = np.arange(count) if len(troughs) == 1 else np.arange(start, trough)
         if len(before):
             top = int(before[np.argmax(smooth[before])])
             beats.append((smooth[top] - smooth[trough], top, trough))
@@ -238,13 +179,13 @@ def _best_beat(
     first, last = _level(-smooth, trough, 2 * error, closed, top)
     es = _nearest(good, (first + last + 1) // 2 % count, closed, -smooth)
     first, last = _level(smooth, top, error, closed, trough)
-    forward = trough > top if not closed else (trough - top) % count <= _LATE_SYSTOLE * (period or count)
+    forward = trough > top if not closed else (trough - top) % count <= _LATE_SYSTOLE * count
     ed = _nearest(good, (last if forward else first) % count, closed, smooth)
     return ed, es
 
 
 def _level(curve: Array, top: int, tolerance: float, closed: bool, stop: int) -> tuple[int, int]:
-    """First and last frame around ``top`` whose values are at most ``tolerance`` below it; first <= top <= last, not wrapped."""
+    """First and last frame around ``top`` at most ``tolerance`` below it; first <= top <= last, not wrapped."""
     count = len(curve)
     ends = []
     for step in (-1, 1):
@@ -278,18 +219,20 @@ def _remarks(smooth: Array, error: float, ed: int, es: int, beats: int, closed: 
         notes.append("the volume hardly changes over the frames, so end-diastole and end-systole are uncertain")
     if beats > 1:
         notes.append(f"{beats} beats in the frames: the one with the largest stroke volume is measured")
-    if not closed and len(smooth) >= 5:
+    if not closed and beats == 1 and len(smooth) >= 5:
         notes.append("the frames do not cover a whole heart cycle: the last does not lead back to the first")
     if _systole(ed, es, len(smooth), closed, period) > _LATE_SYSTOLE:
         notes.append("the volume falls for longer than it rises: the frames may run backwards in time")
     return notes
 
 
-def _frame_times(curve: Curve, times_ms: Sequence[float] | None, heart_rate: float | None) -> tuple[Array | None, str]:
+def _frame_times(
+    curve: Curve, times_ms: Sequence[float] | None, heart_rate: float | None
+) -> tuple[NDArray[np.floating] | None, str]:
     """Times (T,) in ms, from the heart rate if need be; else None and why."""
     count = len(curve.smooth)
     if times_ms is not None:
-        times = np.asarray(times_ms, dtype=float)
+        times = np.asarray(times_ms, dtype=np.float64)
         if times.shape == (count,) and np.isfinite(times).all() and (np.diff(times) > 0).all():
             return times, ""
     why = "the times of the frames do not increase" if times_ms is not None else "the times of the frames are not known"
@@ -297,7 +240,7 @@ def _frame_times(curve: Curve, times_ms: Sequence[float] | None, heart_rate: flo
         return None, f"no filling and ejection rates, as {why}, nor is the heart rate"
     if curve.period is None:
         return None, f"no filling and ejection rates, as {why} and the frames do not cover a whole heart cycle"
-    return np.arange(count) * 60_000.0 / heart_rate / curve.period, ""
+    return np.arange(count) * (60_000.0 / heart_rate / curve.period), ""
 
 
 def _steepest(spline: CubicSpline, start: float, end: float, sign: int) -> float:
