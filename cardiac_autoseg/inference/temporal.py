@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from cardiac_autoseg.evaluation.curve import volume_curve
 from cardiac_autoseg.evaluation.overlap import dice_of_sizes
 
-
 _NOISE_GAIN = float(np.sqrt(1 + 34 / 36))
 """How much larger a departure is than the noise of a frame: the weights of :func:`_departures`, squared and added."""
 
