@@ -134,6 +134,7 @@ def test_given_frames_and_person_are_used(tmp_path: Path, small_bundle: Path, su
     indexed = record["numbers"]["LV_EDVi"]
     assert indexed["value"] == pytest.approx(record["numbers"]["LV_EDV"]["value"] / body, rel=1e-3)
     assert run(*base, "-o", tmp_path / "other", "--es", 99) == 2
+    assert run(*base, "-o", tmp_path / "other", "--ed", 3, "--es", 3) == 2
 
 
 def test_two_cases_take_a_table(tmp_path: Path, small_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -212,7 +213,7 @@ def test_a_case_whose_dicom_objects_cannot_be_made_is_delivered(
 
     del perfect
 
-    def broken(*arguments: object, **options: object) -> None:
+    def broken(*_arguments: object, **_options: object) -> None:
         raise ValueError("no study date")
 
     monkeypatch.setattr(outputs, "write_sr", broken)

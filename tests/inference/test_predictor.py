@@ -160,7 +160,7 @@ def test_seconds_are_added_up(make_plan: MakePlan, make_network: MakeNetwork) ->
 
 
 def test_statistics_of_several_groups_on_the_image_s_own_grid(make_plan: MakePlan, make_network: MakeNetwork) -> None:
-    """Nothing is resampled here, so the consensus and its probabilities are those of the result, however they are grouped."""
+    """Nothing is resampled here, so the consensus and its probabilities are the same, however networks are grouped."""
     plan = make_plan()
     networks = [make_network(plan, number) for number in range(3)]
     raw, spacing = image(3, 24, 28), (8.0, *plan.spacing)
