@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from cardiac_autoseg.delivery.case import CaseResult, Given
     from cardiac_autoseg.delivery.inputs import Input
     from cardiac_autoseg.delivery.outputs import Wanted
-    from cardiac_autoseg.workspace import Workspace
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -87,7 +86,7 @@ def _work(values: argparse.Namespace) -> int:
     if len(todo) < len(items):
         skipped = len(items) - len(todo)
         _say(values, f"{skipped} of {len(items)} scans are done in {output}: skipped (redo them with --overwrite)")
-    path = find_bundle(_workspace(values.workspace), values.model)
+    path = find_bundle(common.workspace_or_none(values.workspace), values.model)
     bundle = read_bundle(path)
     model = claim_folder(output, bundle, values.fast, [item for item in items if item not in todo])
     failed: dict[str, str] = {}
@@ -182,7 +181,7 @@ def _single(values: argparse.Namespace) -> dict[str, str]:
 
 
 def _print_json(output: Path | None, items: list[Input], failed: dict[str, str]) -> None:
-    """The records of the cases asked for, without their pictures, in ``output`` (None: there are none); why others failed."""
+    """The records of the cases asked for, without pictures, in ``output`` (None: there are none); why others failed."""
     import json
 
     from cardiac_autoseg.delivery.record import read_records
@@ -196,17 +195,3 @@ def _print_json(output: Path | None, items: list[Input], failed: dict[str, str])
             record = records.get(item.name, {"name": item.name, "status": "done"})
             rows.append({key: value for key, value in record.items() if key not in ("thumbnail", "stem")})
     print(json.dumps(rows, indent=1))
-
-
-def _workspace(given: str | None) -> Workspace | None:
-    """The workspace to look for models in, or None where there is none."""
-    from cardiac_autoseg.errors import UserError
-    from cardiac_autoseg.workspace import find_workspace
-
-    try:
-        return find_workspace(given)
-    except UserError:
-        # A model needs no workspace, so it must not be the workspace that the user is told about.
-        if given is not None:
-            raise
-        return None
