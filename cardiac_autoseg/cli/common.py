@@ -7,7 +7,10 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cardiac_autoseg.workspace import Workspace
 
 OK, SOME_FAILED, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
 
@@ -47,6 +50,20 @@ def tell(line: str) -> None:
 def teller(values: argparse.Namespace) -> Callable[[str], None]:
     """How a command says how far it is: on standard output, or with ``--json`` beside it."""
     return tell if values.json else partial(print, flush=True)
+
+
+def workspace_or_none(given: str | None) -> Workspace | None:
+    """The workspace to look for models in; None where there is none, and none was named."""
+    from cardiac_autoseg.errors import UserError
+    from cardiac_autoseg.workspace import find_workspace
+
+    try:
+        return find_workspace(given)
+    except UserError:
+        # A model needs no workspace, so it must not be the workspace that the user is told about.
+        if given is not None:
+            raise
+        return None
 
 
 def at_least(minimum: int) -> Callable[[str], int]:

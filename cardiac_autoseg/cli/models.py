@@ -67,7 +67,7 @@ def _list(values: argparse.Namespace) -> int:
     from cardiac_autoseg.errors import UserError
     from cardiac_autoseg.inference.model_store import list_bundles
 
-    workspace = _workspace(values)
+    workspace = common.workspace_or_none(values.workspace)
     default, rows, problems = _default(workspace), [], []
     for found in list_bundles(workspace):
         row: dict[str, Any] = {"name": found.name, "path": str(found.path), "packaged": found.packaged}
@@ -245,17 +245,4 @@ def _onnx(values: argparse.Namespace) -> int:
 def _path(values: argparse.Namespace) -> Path:
     from cardiac_autoseg.inference.model_store import bundle_called
 
-    return bundle_called(_workspace(values), values.model)
-
-
-def _workspace(values: argparse.Namespace) -> Workspace | None:
-    """The workspace, or None where there is none and none was named."""
-    from cardiac_autoseg.errors import UserError
-    from cardiac_autoseg.workspace import find_workspace
-
-    try:
-        return find_workspace(values.workspace)
-    except UserError:
-        if values.workspace is not None:
-            raise
-        return None
+    return bundle_called(common.workspace_or_none(values.workspace), values.model)

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from cardiac_autoseg.delivery.case import CaseResult, Given
     from cardiac_autoseg.delivery.inputs import Input
     from cardiac_autoseg.delivery.outputs import Wanted
-    from cardiac_autoseg.workspace import Workspace
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -67,17 +66,19 @@ def _work(values: argparse.Namespace) -> int:
     from pathlib import Path
 
     from cardiac_autoseg.bundle import read_bundle
-    from cardiac_autoseg.delivery.inputs import find_inputs, keep_inputs
-    from cardiac_autoseg.delivery.outputs import INDEX, Wanted, done, write_folder
+    from cardiac_autoseg.delivery.claim import claim_folder
+    from cardiac_autoseg.delivery.inputs import INDEX, find_inputs, keep_inputs
+    from cardiac_autoseg.delivery.outputs import Wanted, done, write_folder
     from cardiac_autoseg.delivery.people import given_for
-    from cardiac_autoseg.delivery.pipeline import claim_folder
     from cardiac_autoseg.errors import UserError
     from cardiac_autoseg.inference.model_store import find_bundle
 
     output = Path(values.output).expanduser()
     if output.exists() and not output.is_dir():
         raise UserError(f"-o {output} is a file: name a folder")
-    items = find_inputs(values.input)
+    if values.labels_only and values.slicer:
+        raise UserError("--labels-only leaves out what --slicer asks for: give one of them")
+    items = find_inputs(values.input, output)
     keep_inputs(items, output)
     given = given_for([item.name for item in items], values.people, _single(values))
     wanted = Wanted(not values.labels_only, not values.no_dicom, values.slicer, values.save_probabilities)
@@ -85,24 +86,35 @@ def _work(values: argparse.Namespace) -> int:
     if len(todo) < len(items):
         skipped = len(items) - len(todo)
         _say(values, f"{skipped} of {len(items)} scans are done in {output}: skipped (redo them with --overwrite)")
-    path = find_bundle(_workspace(values.workspace), values.model)
+    path = find_bundle(common.workspace_or_none(values.workspace), values.model)
     bundle = read_bundle(path)
-    claim_folder(output, bundle, values.fast, resuming=len(todo) < len(items))
-    failed = _predict(values, path, output, todo, wanted, given) if todo else {}
-    if wanted.pages:
-        write_folder(output, bundle.labels, failed)
-        _say(values, f"look at {output / INDEX}")
+    model = claim_folder(output, bundle, values.fast, [item for item in items if item not in todo])
+    failed: dict[str, str] = {}
+    try:
+        if todo:
+            _predict(values, path, model, output, todo, wanted, given, failed)
+    finally:  # what is finished is listed, also when interrupted
+        if wanted.pages:
+            write_folder(output, bundle.labels, failed)
+            _say(values, f"look at {output / INDEX}")
     if values.json:
-        _print_json(output, items, failed)
+        _print_json(output if wanted.pages else None, items, failed)
     if len(failed) == len(items):
         return common.USER_ERROR
     return common.SOME_FAILED if failed else common.OK
 
 
 def _predict(
-    values: argparse.Namespace, path: Path, output: Path, todo: list[Input], wanted: Wanted, given: dict[str, Given]
-) -> dict[str, str]:
-    """Predict what is to be done; the names of the cases that failed, and why."""
+    values: argparse.Namespace,
+    path: Path,
+    model_hash: str,
+    output: Path,
+    todo: list[Input],
+    wanted: Wanted,
+    given: dict[str, Given],
+    failed: dict[str, str],
+) -> None:
+    """Predict what is to be done; the names of the cases that fail, and why, are added to ``failed``."""
     from time import perf_counter
 
     from cardiac_autoseg.delivery.pipeline import Job, deliver
@@ -123,8 +135,7 @@ def _predict(
         why = "--fast leaves no second opinion" if values.fast else "this model brings nothing to judge its results with"
         _say(values, f"{why}: no quality score and no intervals")
     seconds = {"load model": perf_counter() - start}
-    failed: dict[str, str] = {}
-    job = Job(model, trust, output, wanted, given, values.series)
+    job = Job(model, model_hash, trust, output, wanted, values.overwrite, given, values.series)
     for number, result in enumerate(deliver(job, todo, seconds), start=1):
         head = f"[{number}/{len(todo)}] {result.item.path.name}"
         if result.problem:
@@ -136,7 +147,6 @@ def _predict(
     _say(values, f"\n{len(todo) - len(failed)} predicted into {output}, {len(failed)} failed, in {took:.1f} s; by stage:")
     for stage, spent in seconds.items():
         _say(values, f"  {stage:<12} {spent:8.2f} s   {spent / len(todo):.3f} s a scan")
-    return failed
 
 
 def _say(values: argparse.Namespace, text: str) -> None:
@@ -170,13 +180,13 @@ def _single(values: argparse.Namespace) -> dict[str, str]:
     return {column: str(value) for column, value in found.items() if value is not None}
 
 
-def _print_json(output: Path, items: list[Input], failed: dict[str, str]) -> None:
-    """The records of the cases asked for, without their pictures; those that failed with the reason."""
+def _print_json(output: Path | None, items: list[Input], failed: dict[str, str]) -> None:
+    """The records of the cases asked for, without pictures, in ``output`` (None: there are none); why others failed."""
     import json
 
     from cardiac_autoseg.delivery.record import read_records
 
-    records = {record["name"]: record for record in read_records(output)}
+    records = {} if output is None else {record["name"]: record for record in read_records(output)}
     rows = []
     for item in items:
         if item.name in failed:
@@ -185,17 +195,3 @@ def _print_json(output: Path, items: list[Input], failed: dict[str, str]) -> Non
             record = records.get(item.name, {"name": item.name, "status": "done"})
             rows.append({key: value for key, value in record.items() if key not in ("thumbnail", "stem")})
     print(json.dumps(rows, indent=1))
-
-
-def _workspace(given: str | None) -> Workspace | None:
-    """The workspace to look for models in, or None where there is none."""
-    from cardiac_autoseg.errors import UserError
-    from cardiac_autoseg.workspace import find_workspace
-
-    try:
-        return find_workspace(given)
-    except UserError:
-        # A model needs no workspace, so it must not be the workspace that the user is told about.
-        if given is not None:
-            raise
-        return None

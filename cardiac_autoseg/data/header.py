@@ -80,6 +80,16 @@ def read_header(path: Path) -> Header:
         raise UserError(f"{path} cannot be read ({error}): copy or download it again") from error
 
 
+def read_note(path: Path) -> str:
+    """The description in the header of a NIfTI-1 file (``descrip``, at most 80 characters); "" where there is none."""
+    try:
+        with gzip.open(path, "rb") as stream:
+            start = stream.read(348)
+    except (OSError, EOFError, zlib.error):
+        return ""
+    return start[148:228].split(b"\0")[0].decode("ascii", "replace") if start[344:347] == b"n+1" else ""
+
+
 @lru_cache(maxsize=4096)
 def _verify(path: Path, _size: int, _modified: int) -> Header:
     """What :func:`verify` does; size and time of change make the key under which the answer is kept."""

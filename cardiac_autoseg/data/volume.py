@@ -91,12 +91,13 @@ def count_frames(path: Path) -> int:
     return _open(Path(path))[1]
 
 
-def write_labels(path: Path, array: np.ndarray, geometry: Geometry) -> None:
+def write_labels(path: Path, array: np.ndarray, geometry: Geometry, note: str = "") -> None:
     """Write labels (Z, Y, X) or (T, Z, Y, X) as uint8 NIfTI, atomically, in exactly ``geometry``.
 
+    ``note`` goes into the description of the header, which has room for 80 characters.
     Raises :class:`UserError` if the file cannot be written.
     """
-    _write(path, np.asarray(array).astype(np.uint8), geometry)
+    _write(path, np.asarray(array).astype(np.uint8), geometry, note)
 
 
 def write_volume(path: Path, array: np.ndarray, geometry: Geometry) -> None:
@@ -226,11 +227,13 @@ def _itk_message(path: Path, error: RuntimeError) -> str:
     return f"{path} cannot be read ({reason}): open it in a viewer to see if it is whole, or export it again"
 
 
-def _write(path: Path, array: np.ndarray, geometry: Geometry) -> None:
+def _write(path: Path, array: np.ndarray, geometry: Geometry, note: str = "") -> None:
     path = Path(path)
     if not path.name.endswith((".nii", ".nii.gz")):
         raise UserError(f"{path} cannot be written: give a name that ends in .nii.gz")
     image = to_sitk(array, geometry)
+    if note:
+        image.SetMetaData("ITK_FileNotes", note)
     try:
         with atomic_path(path) as temporary, _ITK:
             sitk.WriteImage(image, str(temporary), useCompression=path.name.endswith(".gz"))

@@ -52,7 +52,11 @@ class CaseResult:
 
 
 def with_given(scan: Scan, given: Given) -> Scan:
-    """The scan with what the user knows better. Raises :class:`UserError` for a frame that it does not have."""
+    """The scan with what the user knows better. Raises :class:`UserError` for a frame that it does not have, and for one
+    that is to be both ends of the beat.
+    """
+    if given.ed is not None and given.ed == given.es:
+        raise UserError(f"{scan.source}: end-diastole and end-systole cannot both be frame {given.ed}: correct one of them")
     for name, frame in (("--ed", given.ed), ("--es", given.es)):
         if frame is not None and not 1 <= frame <= scan.frames:
             raise UserError(f"{scan.source} has {scan.frames} frame(s), there is no {name} {frame} (counted from 1)")

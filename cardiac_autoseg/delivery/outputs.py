@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,19 +12,21 @@ import numpy as np
 from cardiac_autoseg.data.dicom_seg import write_seg
 from cardiac_autoseg.data.dicom_sr import write_sr
 from cardiac_autoseg.data.label_tables import write_itksnap_labels, write_slicer_colors, write_slicer_segmentation
-from cardiac_autoseg.data.volume import write_labels
 from cardiac_autoseg.delivery.case import CaseResult
+from cardiac_autoseg.delivery.inputs import INDEX
 from cardiac_autoseg.delivery.record import case_record, index_row, read_records, write_table
 from cardiac_autoseg.evaluation.clinical import unit
 from cardiac_autoseg.evaluation.reference_ranges import for_index
-from cardiac_autoseg.files import atomic_path, write_json
+from cardiac_autoseg.files import atomic_path, read_json, write_json
 from cardiac_autoseg.report.case_images import thumbnail
 from cardiac_autoseg.report.case_index import IndexRow, write_case_index
 from cardiac_autoseg.report.case_page import CasePage, NumberRow, PageFinding, write_case_page
 from cardiac_autoseg.report.words import index_name
 from cardiac_autoseg.trust.temperature import apply_temperature
 
-INDEX, TABLE, ITKSNAP, SLICER = "index.html", "measurements.csv", "labels_itksnap.txt", "labels_slicer.ctbl"
+TABLE, ITKSNAP, SLICER = "measurements.csv", "labels_itksnap.txt", "labels_slicer.ctbl"
+OF_CASE = (".json", ".html", ".npz", "_ED.seg.nrrd", "_ES.seg.nrrd", "_seg.dcm", "_seg_ED.dcm", "_seg_ES.dcm", "_sr.dcm")
+"""What the names of a case's files end in, beside the labels."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,20 @@ class Wanted:
 def done(folder: Path, name: str, wanted: Wanted) -> bool:
     """Whether the files of a case are there; which DICOM objects there are depends on the input, so they do not count."""
     suffixes = [".nii.gz", *([".json", ".html"] if wanted.pages else []), *([".npz"] if wanted.probabilities else [])]
-    return all((folder / f"{name}{suffix}").is_file() for suffix in suffixes)
+    if not all((folder / f"{name}{suffix}").is_file() for suffix in suffixes):
+        return False
+    if not wanted.slicer:
+        return True
+    record = read_json(folder / f"{name}.json", "Remove it, or redo with --overwrite.")
+    ends = [phase for phase in ("ED", "ES") if record.get(f"{phase.lower()}_frame") is not None]
+    return all((folder / f"{name}_{phase}.seg.nrrd").is_file() for phase in ends)
+
+
+def clear_case(folder: Path, name: str, written: Set[str]) -> None:
+    """Remove the files of an earlier prediction of a case, but the labels and those just ``written``."""
+    for suffix in OF_CASE:
+        if f"{name}{suffix}" not in written:
+            (folder / f"{name}{suffix}").unlink(missing_ok=True)
 
 
 def write_probabilities(path: Path, probabilities: np.ndarray, temperature: float) -> None:
@@ -49,8 +65,11 @@ def write_probabilities(path: Path, probabilities: np.ndarray, temperature: floa
         np.savez_compressed(stream, probabilities=calibrated)
 
 
-def write_case(folder: Path, result: CaseResult, model: str, licence: str, wanted: Wanted) -> None:
-    """Write all files of a case; the labels last, as they say that it is done."""
+def write_case(folder: Path, result: CaseResult, model: str, licence: str, wanted: Wanted) -> set[str]:
+    """Write all files of a case but the labels; their names.
+
+    DICOM objects that cannot be made, for whatever the source lacks, leave a note on the page.
+    """
     scan, name, numbers = result.scan, result.scan.name, result.numbers
     links = {"Labels (NIfTI)": f"{name}.nii.gz"}
     ends = {phase: frame for phase, frame in (("ED", numbers.ed), ("ES", numbers.es)) if frame is not None}
@@ -60,22 +79,26 @@ def write_case(folder: Path, result: CaseResult, model: str, licence: str, wante
             write_slicer_segmentation(folder / file, result.labels[frame], scan.geometry, result.names)
             links[f"{phase} segmentation (3D Slicer)"] = file
     if wanted.dicom and scan.instances:
-        links |= _write_dicom(folder, result, model)
-    if wanted.pages:
-        links["Numbers (JSON)"] = f"{name}.json"
-        picture = thumbnail(scan.array, result.labels, scan.geometry.spacing_zyx, result.names, ends.get("ED", 0))
-        write_json(folder / f"{name}.json", case_record(result, model, picture))
-        write_case_page(folder / f"{name}.html", _page(result, links, model, licence))
-    labels = result.labels if scan.frames > 1 else result.labels[0]
-    write_labels(folder / f"{name}.nii.gz", labels, scan.geometry)
+        try:
+            _write_dicom(folder, result, model, links)
+        except OSError:
+            raise
+        except Exception as error:  # there is no end to what a study can lack, and the labels are good without
+            note = f"not all DICOM objects could be written ({str(error) or type(error).__name__})"
+            result = dataclasses.replace(result, scan=dataclasses.replace(scan, notes=(*scan.notes, note)))
+    links["Numbers (JSON)"] = f"{name}.json"
+    picture = thumbnail(scan.array, result.labels, scan.geometry.spacing_zyx, result.names, ends.get("ED", 0))
+    write_json(folder / f"{name}.json", case_record(result, model, picture))
+    write_case_page(folder / f"{name}.html", _page(result, links, model, licence))
+    return {f"{name}.html", *links.values()}
 
 
-def _write_dicom(folder: Path, result: CaseResult, model: str) -> dict[str, str]:
-    """SEG of all frames and, where there is a beat to report, SR; the links to them."""
+def _write_dicom(folder: Path, result: CaseResult, model: str, links: dict[str, str]) -> None:
+    """SEG of all frames and, where there is a beat to report, SR; each that is written is added to the links."""
     scan, numbers = result.scan, result.numbers
     seg = folder / f"{scan.name}_seg.dcm"
     write_seg(seg, scan, result.labels, result.names, description=f"{model}, research only"[:64])
-    links = {"Segmentation (DICOM SEG)": seg.name}
+    links["Segmentation (DICOM SEG)"] = seg.name
     if scan.frames > 1:
         # Viewers that know no time in a SEG show one frame of it: these have no more than one.
         for phase, frame in (("ED", numbers.ed), ("ES", numbers.es)):
@@ -98,7 +121,6 @@ def _write_dicom(folder: Path, result: CaseResult, model: str) -> dict[str, str]
             description=model,
         )
         links["Measurements (DICOM SR)"] = report.name
-    return links
 
 
 def _page(result: CaseResult, links: Mapping[str, str], model: str, licence: str) -> CasePage:

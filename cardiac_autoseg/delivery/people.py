@@ -54,7 +54,9 @@ def given_for(cases: Sequence[str], table: str | None, single: dict[str, str]) -
         raise UserError(f"{table} names {unknown[0]!r}, which is none of the cases: {some}")
     if single:
         if len(cases) > 1 or table is not None:
-            raise UserError("sex, height, weight, heart rate, ED and ES are options for a single case: use a table (--people)")
+            raise UserError(
+                "sex, height, weight, heart rate, ED and ES are options for one case alone: use a table (--people)"
+            )
         people = {cases[0]: given_of(single, "the options")}
     return people
 

@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 
-from cardiac_autoseg.bundle import Bundle
+import numpy as np
+
 from cardiac_autoseg.data.scan import Scan
 from cardiac_autoseg.data.volume import write_labels
 from cardiac_autoseg.delivery.case import CaseResult, Given, analyse, with_given
+from cardiac_autoseg.delivery.claim import label_note
 from cardiac_autoseg.delivery.inputs import Input, read_scan
-from cardiac_autoseg.delivery.outputs import Wanted, write_case, write_probabilities
+from cardiac_autoseg.delivery.outputs import Wanted, clear_case, write_case, write_probabilities
 from cardiac_autoseg.errors import UserError
-from cardiac_autoseg.files import hash_json, read_json, write_json
 from cardiac_autoseg.inference.model import Model
 from cardiac_autoseg.inference.statistics import Segmentation
 from cardiac_autoseg.trust.fit import Trust
@@ -24,12 +25,16 @@ from cardiac_autoseg.trust.fit import Trust
 
 @dataclass(frozen=True)
 class Job:
-    """How scans are to be predicted: with which model, into which folder, what to write, which series to take."""
+    """How scans are to be predicted: with which model (and its hash), into which folder, what to write, which series to
+    take; ``anew``: files of these cases that are not written again are removed.
+    """
 
     model: Model
+    model_hash: str
     trust: Trust | None
     folder: Path
     wanted: Wanted
+    anew: bool = False
     given: Mapping[str, Given] = dataclasses.field(default_factory=dict)
     series: str | None = None
 
@@ -49,25 +54,6 @@ class Result:
     seconds: float = 0.0
     case: CaseResult | None = None
     problem: str = ""
-
-
-def claim_folder(folder: Path, bundle: Bundle, fast: bool, resuming: bool) -> None:
-    """Note in ``folder`` which model predicts into it, in ``prediction.json``.
-
-    Raises :class:`UserError` if outputs of another model are there to be taken for this one's (``resuming``).
-    """
-    record = folder / "prediction.json"
-    how = [bundle.postprocessing, bundle.flips, bundle.views, bundle.orientation, fast]
-    model = hash_json([[member.sha256 for member in bundle.members], how])
-    if resuming and record.is_file():
-        before = read_json(record, "Give another folder with -o, or --overwrite.")
-        if before.get("model_hash") != model:
-            other = f"{before.get('bundle')}{', --fast' if before.get('fast') else ''}, made {before.get('created')}"
-            raise UserError(
-                f"{folder} holds predictions of another model ({other}): give another folder with -o, or redo them with"
-                " --overwrite"
-            )
-    write_json(record, {"bundle": bundle.name, "created": bundle.created, "fast": fast, "model_hash": model})
 
 
 def deliver(job: Job, items: Sequence[Input], seconds: dict[str, float]) -> Iterator[Result]:
@@ -123,23 +109,33 @@ def _finish(job: Job, result: Result, scan: Scan, segmentation: Segmentation, se
     start = perf_counter()
     name, bundle = result.item.name, job.model.bundle
     try:
+        note = label_note(result.item.path, job.model_hash)
+        written: set[str] = set()
         if segmentation.probabilities is not None:
             kept = segmentation.probabilities if scan.frames > 1 else segmentation.probabilities[:, 0]
             write_probabilities(job.folder / f"{name}.npz", kept, 1.0 if job.trust is None else job.trust.temperature)
-        if not job.wanted.pages:
-            labels = segmentation.labels if scan.frames > 1 else segmentation.labels[0]
-            write_labels(job.folder / f"{name}.nii.gz", labels, scan.geometry)
+            written.add(f"{name}.npz")
             _add(seconds, "write", perf_counter() - start)
-            return result
-        case = analyse(scan, segmentation, bundle.labels, job.trust, job.given.get(name, Given()))
-        _add(seconds, "measure", perf_counter() - start)
-        start = perf_counter()
-        write_case(job.folder, case, job.words, bundle.licence, job.wanted)
+            start = perf_counter()
+        case = None
+        if job.wanted.pages:
+            case = analyse(scan, segmentation, bundle.labels, job.trust, job.given.get(name, Given()))
+            _add(seconds, "measure", perf_counter() - start)
+            start = perf_counter()
+            written |= write_case(job.folder, case, job.words, bundle.licence, job.wanted)
+        if job.anew:
+            clear_case(job.folder, name, written)
+        # Last, as they say that the case is done.
+        labels = segmentation.labels if scan.frames > 1 else segmentation.labels[0]
+        write_labels(job.folder / f"{name}.nii.gz", labels, scan.geometry, note)
         _add(seconds, "write", perf_counter() - start)
     except Exception as error:  # as above
         return dataclasses.replace(result, problem=_words(result.item.path, error))
+    if case is None:
+        return result
     # The image is not needed any more, and there may be thousands of cases.
-    return dataclasses.replace(result, case=dataclasses.replace(case, scan=dataclasses.replace(scan, array=scan.array[:0])))
+    nothing = np.empty((0, *scan.array.shape[1:]), scan.array.dtype)
+    return dataclasses.replace(result, case=dataclasses.replace(case, scan=dataclasses.replace(scan, array=nothing)))
 
 
 def _add(seconds: dict[str, float], stage: str, spent: float) -> None:

@@ -25,6 +25,9 @@ from cardiac_autoseg.inference.predictor import Group, predict
 from cardiac_autoseg.inference.statistics import Segmentation
 from cardiac_autoseg.inference.views import PLAIN, View
 
+LARGEST_MM = 2000.0
+"""No scanner makes larger slices; networks would need memory without bound for them."""
+
 
 @dataclass(frozen=True)
 class Model:
@@ -64,7 +67,7 @@ class Model:
         Raises
         ------
         UserError
-            If the array is not 3D or 4D, is empty or not finite, or the spacing is not positive.
+            If the array is not 3D or 4D, is empty or not finite, or the spacing is not positive or absurdly large.
         """
         return self.segment(array, spacing).labels
 
@@ -169,5 +172,10 @@ def _check(array: NDArray[np.generic], spacing: tuple[float, float, float]) -> N
         raise UserError(f"an image of type {array.dtype} is not a grey-scale image: give numbers")
     if len(spacing) != 3 or not all(np.isfinite(value) and value > 0 for value in spacing):
         raise UserError(f"spacing {tuple(spacing)} is not three positive numbers (z, y, x) in mm: correct the header")
+    sides = array.shape[-2] * spacing[1], array.shape[-1] * spacing[2]
+    if max(sides) > LARGEST_MM:
+        raise UserError(
+            f"slices of {sides[0]:.0f} x {sides[1]:.0f} mm are not of a person: correct the spacing in the header"
+        )
     if not np.isfinite(array).all():
         raise UserError(f"the image has {int((~np.isfinite(array)).sum())} voxels that are NaN or infinite: export it again")

@@ -248,7 +248,8 @@ def _mean_over_groups(
         with _timed(stages, "resample", image.device):
             share = probabilities_to_grid(probabilities, size)
             if len(groups) > 1:
-                share = share.mul_(len(group.networks) / count)
+                # Not in place: where the grids are the same, this is what the consensus is made of.
+                share = share * (len(group.networks) / count)
             total = share if total is None else total.add_(share)
     assert total is not None
     with _timed(stages, "resample", total.device):
@@ -273,8 +274,8 @@ def _count(
 def _over_views(
     group: Group, images: Tensor, flips: bool | Sequence[int], views: Sequence[View], amp: bool | None
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Mean probabilities (C, Z, Y, X) of a group's networks for ``images`` (Z, Y, X), those of the counted ones alone, and the
-    labels (Z, Y, X) uint8 of each of these at each view. Every network weighs the same, however many views it saw.
+    """Mean probabilities (C, Z, Y, X) of a group's networks for ``images`` (Z, Y, X), those of the counted ones alone, and
+    the labels (Z, Y, X) uint8 of each of these at each view. Every network weighs the same, however many views it saw.
     """
     number = len(group.networks) if group.counted is None else group.counted
     asked, others = group.networks[:number], group.networks[number:]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,4 +55,5 @@ def findings(
     ]
     if len(labels) > 1 and heart_rate is None:
         found.append(Finding("heart_rate", "note", "The heart rate is not known, so that the cardiac output is not given."))
-    return tuple(sorted(found, key=lambda finding: finding.severity != "warning"))
+    sentences = [replace(item, text=item.text[:1].upper() + item.text[1:]) for item in found]
+    return tuple(sorted(sentences, key=lambda finding: finding.severity != "warning"))

@@ -134,6 +134,7 @@ def test_given_frames_and_person_are_used(tmp_path: Path, small_bundle: Path, su
     indexed = record["numbers"]["LV_EDVi"]
     assert indexed["value"] == pytest.approx(record["numbers"]["LV_EDV"]["value"] / body, rel=1e-3)
     assert run(*base, "-o", tmp_path / "other", "--es", 99) == 2
+    assert run(*base, "-o", tmp_path / "other", "--ed", 3, "--es", 3) == 2
 
 
 def test_two_cases_take_a_table(tmp_path: Path, small_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -149,3 +150,95 @@ def test_two_cases_take_a_table(tmp_path: Path, small_bundle: Path, capsys: pyte
     assert records["a"]["person"]["sex"] == "M"
     assert records["a"]["heart_rate"] == 55
     assert records["b"]["person"]["sex"] is None
+
+
+def test_results_of_another_scan_of_the_same_name_are_not_taken_for_it(
+    tmp_path: Path, small_bundle: Path, subject: Subject, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder, image in (("anna", subject.image_ed), ("bert", subject.image_es)):
+        write_volume(tmp_path / folder / "scan.nii.gz", image, subject.geometry)
+    options = ("-o", tmp_path / "out", "--model", small_bundle, "--labels-only")
+    assert run("-i", tmp_path / "anna", *options) == 0
+    assert run("-i", tmp_path / "bert", *options) == 2
+    assert "another scan" in capsys.readouterr().err
+    assert run("-i", tmp_path / "bert", *options, "--overwrite") == 0
+    assert run("-i", tmp_path / "bert", *options) == 0
+    assert run("-i", tmp_path / "anna", *options) == 2
+    # Labels that a person corrected, with a tool that keeps no description, are theirs.
+    labels = tmp_path / "out" / "scan.nii.gz"
+    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((2, 3, 4), np.uint8)), str(labels))
+    kept = labels.read_bytes()
+    assert run("-i", tmp_path / "anna", *options) == 0
+    assert labels.read_bytes() == kept
+
+
+def test_results_of_another_model_are_not_taken_for_this_ones(
+    tmp_path: Path, small_bundle: Path, subject: Subject, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in "ab":
+        write_volume(tmp_path / "in" / f"{name}.nii.gz", subject.image_ed, subject.geometry)
+    options = ("-o", tmp_path / "out", "--model", small_bundle, "--labels-only")
+    assert run("-i", tmp_path / "in" / "a.nii.gz", *options) == 0
+    assert run("-i", tmp_path / "in" / "b.nii.gz", *options, "--fast") == 0
+    capsys.readouterr()
+    assert run("-i", tmp_path / "in", *options) == 2, "b is of --fast"
+    assert "another model" in capsys.readouterr().err
+    assert run("-i", tmp_path / "in" / "a.nii.gz", *options) == 0
+
+
+def test_done_again_leaves_nothing_of_the_time_before(
+    tmp_path: Path, small_bundle: Path, subject: Subject, perfect: object
+) -> None:
+    del perfect
+    write_volume(tmp_path / "a.nii.gz", subject.cine, subject.geometry)
+    arguments = ("-i", tmp_path / "a.nii.gz", "-o", tmp_path / "out", "--model", small_bundle)
+
+    def names() -> set[str]:
+        return {path.name for path in (tmp_path / "out").glob("a*")}
+
+    assert run(*arguments) == 0
+    assert run(*arguments, "--slicer") == 0
+    assert names() == {"a.nii.gz", "a.json", "a.html", "a_ED.seg.nrrd", "a_ES.seg.nrrd"}
+    assert run(*arguments, "--save-probabilities") == 0
+    assert "a_ED.seg.nrrd" in names(), "what is asked for later is added"
+    assert run(*arguments, "--labels-only", "--overwrite") == 0
+    assert names() == {"a.nii.gz"}
+    assert run(*arguments, "--labels-only", "--slicer") == 2
+
+
+def test_a_case_whose_dicom_objects_cannot_be_made_is_delivered(
+    tmp_path: Path, small_bundle: Path, subject: Subject, perfect: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import cardiac_autoseg.delivery.outputs as outputs
+
+    del perfect
+
+    def broken(*_arguments: object, **_options: object) -> None:
+        raise ValueError("no study date")
+
+    monkeypatch.setattr(outputs, "write_sr", broken)
+    write_dicom(tmp_path / "study", subject)
+    assert run("-i", tmp_path / "study", "-o", tmp_path / "out", "--model", small_bundle) == 0
+    record = json.loads((tmp_path / "out" / "study.json").read_text())
+    assert any("no study date" in note for note in record["notes"])
+    assert (tmp_path / "out" / "study_seg.dcm").is_file()
+    assert (tmp_path / "out" / "study.nii.gz").is_file()
+
+
+def test_what_is_finished_is_listed_when_interrupted(
+    tmp_path: Path, small_bundle: Path, subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import cardiac_autoseg.delivery.pipeline as pipeline
+
+    for name in "ab":
+        write_volume(tmp_path / "in" / f"{name}.nii.gz", subject.image_ed, subject.geometry)
+    original = pipeline._segment
+
+    def interrupted(job: Any, item: Any, *others: Any) -> Any:
+        if item.name == "b":
+            raise KeyboardInterrupt
+        return original(job, item, *others)
+
+    monkeypatch.setattr(pipeline, "_segment", interrupted)
+    assert run("-i", tmp_path / "in", "-o", tmp_path / "out", "--model", small_bundle) == 130
+    assert 'href="a.html"' in (tmp_path / "out" / "index.html").read_text()

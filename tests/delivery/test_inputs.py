@@ -83,3 +83,45 @@ def test_one_volume_is_one_frame(tmp_path: Path) -> None:
     scan = read_scan(find_inputs([str(nifti(tmp_path / "a.nii.gz"))])[0])
     assert scan.array.shape == (1, 2, 8, 9)
     assert scan.times_ms is None
+
+
+def test_a_sidecar_of_an_input_is_never_replaced(tmp_path: Path) -> None:
+    items = find_inputs([str(nifti(tmp_path / "a.nii"))])
+    keep_inputs(items, tmp_path)
+    (tmp_path / "a.json").write_text('{"RepetitionTime": 1}')
+    with pytest.raises(UserError, match=r"a\.json would replace"):
+        keep_inputs(items, tmp_path)
+    (tmp_path / "prediction.json").write_text("{}")
+    keep_inputs(items, tmp_path)  # it is a record of the run before
+
+
+def test_no_case_is_called_like_a_file_of_the_folder(tmp_path: Path) -> None:
+    for name in ("index", "Prediction", "other"):
+        nifti(tmp_path / "anna" / f"{name}.nii.gz")
+    names = {item.name for item in find_inputs([str(tmp_path / "anna")])}
+    assert names == {"anna_index", "anna_Prediction", "other"}
+
+
+def test_a_glob_means_folders_of_images_but_no_results(tmp_path: Path) -> None:
+    for name in ("one/a", "two/b", "results/a", "results/deep/b"):
+        nifti(tmp_path / f"{name}.nii.gz")
+    for pattern in ("*", "**/*.nii.gz", "**"):
+        names = {item.name for item in find_inputs([str(tmp_path / pattern)], tmp_path / "results")}
+        assert names == {"a", "b"}, pattern
+
+
+def test_a_segmentation_is_no_image(tmp_path: Path) -> None:
+    labels = np.zeros((3, 20, 20), np.uint8)
+    labels[1, 4:16, 5:15], labels[1, 8:12, 8:12] = 2, 3
+    sitk.WriteImage(sitk.GetImageFromArray(labels), str(tmp_path / "a.nii.gz"))
+    with pytest.raises(UserError, match="0, 2, 3: it is a segmentation"):
+        read_scan(find_inputs([str(tmp_path / "a.nii.gz")])[0])
+
+
+def test_missing_values_are_told(tmp_path: Path) -> None:
+    image = np.random.default_rng(0).normal(size=(2, 8, 9)).astype(np.float32)
+    image[0, 0, :2] = np.nan
+    sitk.WriteImage(sitk.GetImageFromArray(image), str(tmp_path / "a.nii.gz"))
+    scan = read_scan(find_inputs([str(tmp_path / "a.nii.gz")])[0])
+    assert scan.notes == ("2 voxels are NaN or infinite, and taken as 0",)
+    assert np.isfinite(scan.array).all()

@@ -9,7 +9,11 @@ from torch import nn
 from torch.nn import functional
 
 import cardiac_autoseg.inference.predictor as predictor
+from cardiac_autoseg.bundle import Bundle
+from cardiac_autoseg.errors import UserError
+from cardiac_autoseg.inference.model import Model
 from cardiac_autoseg.inference.predictor import Group, flip_axes, predict, predict_probabilities
+from cardiac_autoseg.inference.views import PLAIN
 from cardiac_autoseg.preprocessing.normalise import normalise
 from planning.plan import Plan
 
@@ -153,3 +157,26 @@ def test_seconds_are_added_up(make_plan: MakePlan, make_network: MakeNetwork) ->
     predict([Group(plan, (make_network(plan, 0),))], image(2, 16, 16), SPACING, seconds=seconds)
     assert set(seconds) == {"normalise", "resample", "network"}
     assert seconds["network"] > 100
+
+
+def test_statistics_of_several_groups_on_the_image_s_own_grid(make_plan: MakePlan, make_network: MakeNetwork) -> None:
+    """Nothing is resampled here, so the consensus and its probabilities are the same, however networks are grouped."""
+    plan = make_plan()
+    networks = [make_network(plan, number) for number in range(3)]
+    raw, spacing = image(3, 24, 28), (8.0, *plan.spacing)
+    together = predict([Group(plan, tuple(networks))], raw, spacing, amp=False)
+    apart = predict([Group(plan, (networks[0],)), Group(plan, tuple(networks[1:]))], raw, spacing, amp=False)
+    np.testing.assert_array_equal(apart.labels, together.labels)
+    for name in ("consensus", "areas", "overlaps", "expected", "entropy"):
+        ours, theirs = getattr(apart.statistics, name), getattr(together.statistics, name)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=0.5, err_msg=name)
+    pixels = raw.shape[1] * raw.shape[2] * spacing[1] * spacing[2]
+    np.testing.assert_allclose(apart.statistics.expected.sum(-1), pixels, rtol=1e-3)
+
+
+def test_a_slice_larger_than_any_scanner_s_is_refused(make_plan: MakePlan, make_network: MakeNetwork) -> None:
+    plan = make_plan()
+    bundle = Bundle("test", {name: value for value, name in enumerate(plan.classes)}, {"a": plan}, ())
+    model = Model(bundle, (Group(plan, (make_network(plan, 0),)),), (), (PLAIN,), torch.device("cpu"))
+    with pytest.raises(UserError, match="correct the spacing"):
+        model(image(2, 20, 20), (1000.0, 1000.0, 1000.0))

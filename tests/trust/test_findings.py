@@ -126,7 +126,7 @@ def test_the_cut_end_is_named_whichever_way_the_stack_lies(inspect: Inspect, hea
     labels = heart.labels[:6][::step]
     finding = next(item for item in inspect(labels[None], heart.image[None, :6]) if item.code == "apex_cut")
     assert finding.slice == (5 if step == 1 else 0)
-    assert f"slice {finding.slice + 1}," in finding.text
+    assert finding.text.startswith(f"Slice {finding.slice + 1},")
 
 
 @pytest.mark.parametrize("factors", [(2, 1, 1), (0.5, 1, 1), (1, 2, 2), (1, 0.5, 0.5)])
