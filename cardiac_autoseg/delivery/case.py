@@ -14,6 +14,7 @@ from cardiac_autoseg.errors import UserError
 from cardiac_autoseg.evaluation.cine import CineNumbers, cine_numbers
 from cardiac_autoseg.evaluation.clinical import volume_ml
 from cardiac_autoseg.inference.statistics import Segmentation
+from cardiac_autoseg.inference.temporal import Consistency, temporal_consistency
 from cardiac_autoseg.trust.features import frame_features
 from cardiac_autoseg.trust.findings import Finding, findings
 from cardiac_autoseg.trust.fit import Trust
@@ -34,7 +35,7 @@ class Given:
 @dataclass(frozen=True)
 class CaseResult:
     """All that is known of one case. ``labels`` (T, Z, Y, X); ``intervals`` 90 % by number; ``quality`` None where the model
-    brings nothing to predict it with.
+    brings nothing to predict it with; ``consistency`` of a cine from frame to frame.
     """
 
     scan: Scan
@@ -44,11 +45,20 @@ class CaseResult:
     intervals: Mapping[str, tuple[float, float]]
     quality: Quality | None
     findings: tuple[Finding, ...]
+    consistency: Consistency | None = None
 
     @property
     def flagged(self) -> bool:
         """Whether the result should not be trusted before someone has looked at it."""
         return any(finding.severity == "warning" for finding in self.findings)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was decided in reading and measuring, and how smoothly the volumes run, in words."""
+        found = self.consistency
+        rough = None if found is None else found.roughness.get("LV")
+        words = () if rough is None else (f"frame-to-frame noise of the LV volume: {rough:.1f} % of the largest",)
+        return (*self.scan.notes, *self.numbers.notes, *words)
 
 
 def with_given(scan: Scan, given: Given) -> Scan:
@@ -118,4 +128,5 @@ def analyse(
             " outlines over before using the numbers."
         )
         found = (Finding("quality", "warning", text), *found)
-    return CaseResult(scan, labels, names, numbers, intervals, quality, found)
+    consistency = temporal_consistency(volumes) if scan.frames > 1 else None
+    return CaseResult(scan, labels, names, numbers, intervals, quality, found, consistency)

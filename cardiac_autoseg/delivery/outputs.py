@@ -154,7 +154,7 @@ def _page(result: CaseResult, links: Mapping[str, str], model: str, licence: str
         numbers=tuple(rows),
         quality=None if quality is None else (quality.dice, quality.low, quality.high, quality.score),
         findings=tuple(PageFinding(item.severity, item.text, item.frame, item.slice) for item in result.findings),
-        notes=(*scan.notes, *numbers.notes),
+        notes=result.notes,
         links=links,
         model=model,
         licence=licence,

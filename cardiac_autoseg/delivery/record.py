@@ -47,13 +47,19 @@ def case_record(result: CaseResult, model: str, thumbnail: str | None) -> dict[s
                 for name, value in numbers.values.items()
             },
             "volumes_ml": numbers.volumes,
+            "consistency": None
+            if result.consistency is None
+            else {
+                "volume_noise_percent": result.consistency.roughness,
+                "myocardium_spread_percent": result.consistency.myocardium,
+            },
             "quality": None if quality is None else dataclasses.asdict(quality),
             "status": "flagged" if result.flagged else "ok",
             "findings": [
                 {**dataclasses.asdict(item), "frame": _from_one(item.frame), "slice": _from_one(item.slice)}
                 for item in result.findings
             ],
-            "notes": [*scan.notes, *numbers.notes],
+            "notes": list(result.notes),
             "thumbnail": thumbnail,
         }
     )

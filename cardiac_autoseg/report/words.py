@@ -20,6 +20,7 @@ INDEX_NAMES = {
     "RV_EF": "RV ejection fraction",
     "LV_PER": "LV peak ejection rate",
     "LV_PFR": "LV peak filling rate",
+    "LV_mass_ES": "LV mass at end-systole (a check)",
     "LV_CO": "Cardiac output",
     "HR": "Heart rate",
     "BSA": "Body surface area",

@@ -114,7 +114,7 @@ def fit_pool(
     asked = sum(member.fold == like.members[0].fold for member in like.members)
     if asked > fewest:
         report(
-            f"note: {asked} networks of the bundle say how far they agree, a patient of cross-validation was seen by {fewest}:"
-            " several differ more than the views of one, so that the bundle's results are better than their scores say"
+            f"note: {asked} networks of the bundle say how far they agree, a patient of cross-validation was seen by"
+            f" {fewest}: several differ more than the views of one, so that results are better than their scores say"
         )
     return dataclasses.replace(trust, record={**trust.record, "networks": {"fold": fewest, "bundle": asked}})
