@@ -83,20 +83,23 @@ def _work(values: argparse.Namespace) -> int:
     given = given_for([item.name for item in items], values.people, _single(values))
     wanted = Wanted(not values.labels_only, not values.no_dicom, values.slicer, values.save_probabilities)
     todo = [item for item in items if values.overwrite or not done(output, item.name, wanted)]
-    if len(todo) < len(items):
-        skipped = len(items) - len(todo)
-        _say(values, f"{skipped} of {len(items)} scans are done in {output}: skipped (redo them with --overwrite)")
     path = find_bundle(common.workspace_or_none(values.workspace), values.model)
     bundle = read_bundle(path)
     model = claim_folder(output, bundle, values.fast, [item for item in items if item not in todo])
+    if len(todo) < len(items):
+        skipped = len(items) - len(todo)
+        _say(values, f"{skipped} of {len(items)} scans are done in {output}: skipped (redo them with --overwrite)")
     failed: dict[str, str] = {}
     try:
         if todo:
             _predict(values, path, model, output, todo, wanted, given, failed)
-    finally:  # what is finished is listed, also when interrupted
+    except KeyboardInterrupt:
         if wanted.pages:
             write_folder(output, bundle.labels, failed)
-            _say(values, f"look at {output / INDEX}")
+        raise
+    if wanted.pages:
+        write_folder(output, bundle.labels, failed)
+        _say(values, f"look at {output / INDEX}")
     if values.json:
         _print_json(output if wanted.pages else None, items, failed)
     if len(failed) == len(items):
