@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cardiac_autoseg.data.scan import Person, Scan
 from cardiac_autoseg.errors import UserError
-from cardiac_autoseg.evaluation.cine import CineNumbers, cine_numbers
+from cardiac_autoseg.evaluation.cine import INDEXED, CineNumbers, cine_numbers
 from cardiac_autoseg.evaluation.clinical import volume_ml
 from cardiac_autoseg.inference.statistics import Segmentation
 from cardiac_autoseg.inference.temporal import Consistency, temporal_consistency
@@ -109,7 +109,7 @@ def analyse(
         # A case is as good as the worse of the two frames that its numbers come from.
         quality = min((trust.quality.predict(features[frame]) for frame in ends), key=lambda item: item.dice)
         doubt = patient_doubt(statistics, numbers.ed, numbers.es, spacing[0], names)
-        intervals = trust.intervals.predict(numbers.values, doubt)
+        intervals = _with_indexed(trust.intervals.predict(numbers.values, doubt), numbers.values.get("BSA"))
     found = findings(
         labels,
         statistics,
@@ -130,3 +130,11 @@ def analyse(
         found = (Finding("quality", "warning", text), *found)
     consistency = temporal_consistency(volumes) if scan.frames > 1 else None
     return CaseResult(scan, labels, names, numbers, intervals, quality, found, consistency)
+
+
+def _with_indexed(intervals: dict[str, tuple[float, float]], surface: float | None) -> dict[str, tuple[float, float]]:
+    """Intervals, with those of the values per body surface area (m²) where that is known."""
+    if surface is None:
+        return intervals
+    indexed = {f"{name}i": intervals[name] for name in INDEXED if name in intervals}
+    return {**intervals, **{name: (low / surface, high / surface) for name, (low, high) in indexed.items()}}

@@ -38,12 +38,6 @@ class Curve:
     notes: tuple[str, ...]
 
 
-def find_ed_es(volumes: Sequence[float | None] | Array) -> tuple[int | None, int | None, tuple[str, ...]]:
-    """ED and ES, 0-based frames, and notes in words, of LV volumes (T,) in mL; see :func:`volume_curve`."""
-    curve = volume_curve(volumes)
-    return curve.ed, curve.es, curve.notes
-
-
 def volume_curve(volumes: Sequence[float | None] | Array) -> Curve:
     """Smooth LV volumes (T,) in mL over time and find ED and ES. Frames without a volume are None or NaN.
 

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
-from cardiac_autoseg.evaluation.curve import find_ed_es, peak_rates, volume_curve
+from cardiac_autoseg.evaluation.curve import peak_rates, volume_curve
 from cardiac_autoseg.phantom import GROUPS, random_acquisition, random_subject
+
+
+def find_ed_es(volumes: Sequence[float | None] | np.ndarray) -> tuple[int | None, int | None, tuple[str, ...]]:
+    curve = volume_curve(volumes)
+    return curve.ed, curve.es, curve.notes
 
 
 def cosine(count: int = 25, edv: float = 150.0, esv: float = 60.0, ed: int = 0) -> np.ndarray:
