@@ -163,7 +163,7 @@ def _in_words(case: CaseResult | None) -> str:
         return ""
     found = [
         f"{name.partition('_')[2]} {value:.0f} {unit}"
-        for name, unit in (("LV_EF", "%"), ("LV_EDV", "mL"), ("LV_mass", "g"))
+        for name, unit in (("LV_EF", "%"), ("LV_EDV", "mL"), ("LV_volume", "mL"), ("LV_mass", "g"))
         if (value := case.numbers.values.get(name)) is not None
     ]
     warnings = sum(finding.severity == "warning" for finding in case.findings)

@@ -25,7 +25,18 @@ from cardiac_autoseg.report.words import index_name
 from cardiac_autoseg.trust.temperature import apply_temperature
 
 TABLE, ITKSNAP, SLICER = "measurements.csv", "labels_itksnap.txt", "labels_slicer.ctbl"
-OF_CASE = (".json", ".html", ".npz", "_ED.seg.nrrd", "_ES.seg.nrrd", "_seg.dcm", "_seg_ED.dcm", "_seg_ES.dcm", "_sr.dcm")
+OF_CASE = (
+    ".json",
+    ".html",
+    ".npz",
+    ".seg.nrrd",
+    "_ED.seg.nrrd",
+    "_ES.seg.nrrd",
+    "_seg.dcm",
+    "_seg_ED.dcm",
+    "_seg_ES.dcm",
+    "_sr.dcm",
+)
 """What the names of a case's files end in, beside the labels."""
 
 
@@ -47,8 +58,9 @@ def done(folder: Path, name: str, wanted: Wanted) -> bool:
     if not wanted.slicer:
         return True
     record = read_json(folder / f"{name}.json", "Remove it, or redo with --overwrite.")
-    ends = [phase for phase in ("ED", "ES") if record.get(f"{phase.lower()}_frame") is not None]
-    return all((folder / f"{name}_{phase}.seg.nrrd").is_file() for phase in ends)
+    ends = [f"_{phase}" for phase in ("ED", "ES") if record.get(f"{phase.lower()}_frame") is not None]
+    single = [""] if not ends and record.get("shape", [0])[0] == 1 else []
+    return all((folder / f"{name}{end}.seg.nrrd").is_file() for end in (*ends, *single))
 
 
 def clear_case(folder: Path, name: str, written: Set[str]) -> None:
@@ -74,10 +86,10 @@ def write_case(folder: Path, result: CaseResult, model: str, licence: str, wante
     links = {"Labels (NIfTI)": f"{name}.nii.gz"}
     ends = {phase: frame for phase, frame in (("ED", numbers.ed), ("ES", numbers.es)) if frame is not None}
     if wanted.slicer:
-        for phase, frame in ends.items():
-            file = f"{name}_{phase}.seg.nrrd"
+        for phase, frame in (ends or ({"": 0} if scan.frames == 1 else {})).items():
+            file = f"{name}_{phase}.seg.nrrd" if phase else f"{name}.seg.nrrd"
             write_slicer_segmentation(folder / file, result.labels[frame], scan.geometry, result.names)
-            links[f"{phase} segmentation (3D Slicer)"] = file
+            links[f"{phase or 'Labels'} (3D Slicer)"] = file
     if wanted.dicom and scan.instances:
         try:
             _write_dicom(folder, result, model, links)

@@ -53,17 +53,26 @@ def cine_numbers(
         the LV's frames, as in ACDC.
 
     ``LV_mass`` is at ED; ``LV_mass_ES`` is a check on it, as muscle keeps its volume. Values per body surface area end in
-    ``i``; ``CI`` is the cardiac output per body surface area. Raises :class:`UserError` for a frame that is not there.
+    ``i``; ``CI`` is the cardiac output per body surface area. A single frame whose phase nobody gave has ``LV_volume`` and
+    ``RV_volume``, as it may be of any phase. Raises :class:`UserError` for a frame that is not there.
     """
     curve = volume_curve(volumes.get("LV", ()))
     for phase, frame in (("end-diastole", ed), ("end-systole", es)):
         if frame is not None and not 0 <= frame < len(curve.smooth):
             raise UserError(f"frame {frame + 1} cannot be {phase}: there are frames 1 to {len(curve.smooth)}")
-    notes = list(curve.notes) if ed is None or es is None else []
     chosen = "given" if ed is not None or es is not None else "found"
-    ed = curve.ed if ed is None else ed
-    es = curve.es if es is None else es
-    values = clinical_indices(_volumes_at(volumes, ed), _volumes_at(volumes, es))
+    notes = list(curve.notes) if ed is None or es is None else []
+    values: dict[str, float | None] = {}
+    if len(curve.smooth) == 1 and chosen == "found":
+        notes = [
+            "a single frame, of whichever phase: volumes, but no ejection fraction (--ed 1 says that it is end-diastole)"
+        ]
+        at = clinical_indices(_volumes_at(volumes, 0), None)
+        values = {name.replace("EDV", "volume"): value for name, value in at.items()}
+    else:
+        ed = curve.ed if ed is None else ed
+        es = curve.es if es is None and len(curve.smooth) > 1 else es
+        values = clinical_indices(_volumes_at(volumes, ed), _volumes_at(volumes, es))
     muscle = _volumes_at(volumes, es)
     if muscle is not None and "MYO" in muscle:
         values["LV_mass_ES"] = MYOCARDIAL_DENSITY * muscle["MYO"]

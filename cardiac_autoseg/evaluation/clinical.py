@@ -13,6 +13,7 @@ UNITS = {
     "ESV": "mL",
     "SV": "mL",
     "EF": "%",
+    "volume": "mL",
     "mass": "g",
     "mass_ES": "g",
     "CO": "L/min",

@@ -19,7 +19,7 @@ from cardiac_autoseg.report.words import INDEX_NAMES, number
 
 STATUSES = {"failed": "failed", "flagged": "flagged", "ok": "ok"}
 """What may be the status of a case, in the order in which cases are listed."""
-COLUMNS = ("LV_EDV", "LV_ESV", "LV_EF", "LV_mass", "RV_EDV", "RV_ESV", "RV_EF")
+COLUMNS = ("LV_EDV", "LV_ESV", "LV_EF", "LV_volume", "LV_mass", "RV_EDV", "RV_ESV", "RV_EF", "RV_volume")
 """The numbers that have a column, where any case has them; the others are on the pages and in the table."""
 
 

@@ -20,6 +20,8 @@ INDEX_NAMES = {
     "RV_EF": "RV ejection fraction",
     "LV_PER": "LV peak ejection rate",
     "LV_PFR": "LV peak filling rate",
+    "LV_volume": "LV volume, phase not known",
+    "RV_volume": "RV volume, phase not known",
     "LV_mass_ES": "LV mass at end-systole (a check)",
     "LV_CO": "Cardiac output",
     "HR": "Heart rate",

@@ -92,8 +92,11 @@ def test_given_frames() -> None:
 
 def test_one_and_two_volumes() -> None:
     single = cine_numbers({"LV": [120.0], "RV": [130.0], "MYO": [100.0]}, None, 60.0, PERSON)
-    assert (single.ed, single.es) == (0, None)
-    assert single.values["LV_EDV"] == 120 and single.values["LV_mass"] == 105
+    assert (single.ed, single.es) == (None, None)
+    assert single.values["LV_volume"] == 120 and single.values["LV_mass"] == 105
+    assert "LV_EDV" not in single.values
+    said = cine_numbers({"LV": [120.0], "RV": [130.0], "MYO": [100.0]}, None, 60.0, PERSON, ed=0)
+    assert (said.ed, said.es, said.values["LV_EDV"]) == (0, None, 120)
     assert "LV_EF" not in single.values and "LV_CO" not in single.values
     pair = cine_numbers({"LV": [50.0, 120.0], "RV": [60.0, 130.0], "MYO": [101.0, 100.0]}, None, 60.0, PERSON)
     assert (pair.ed, pair.es) == (1, 0)
