@@ -43,7 +43,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 def quality_table(record: dict[str, Any]) -> list[str]:
     header = ["scans", "volumes", "mean Dice", "Pearson", "Spearman", "MAE", "coverage", "width"]
-    header += ["Dice < 0.8", "of these flagged", "others flagged"]
+    header += ["Dice < 0.8", "of these flagged", "others flagged", "with findings", "others, with findings"]
     rows = []
     for name in ("as they are", "spoilt", *CORRUPTIONS, "all"):
         if name in record:
@@ -57,6 +57,7 @@ def quality_table(record: dict[str, Any]) -> list[str]:
                     number(one["width"]),
                     str(one["bad"]),
                     *(number(one[key]) for key in ("found", "false alarms")),
+                    *(number(one[key]) for key in ("found with findings", "false alarms with findings")),
                 ]
             )
     return table(header, rows)
@@ -82,7 +83,8 @@ def report_lines(
         " copy). Coverage and width are those of the interval, nominal 0.90. Flagged is a volume whose chance of a Dice of"
         f" 0.8 is below {trust.quality.suspect_below:.0f} %. What spoils a scan, and how its true Dice follows, is in"
         " trust/corruptions.py; strengths are drawn between a quarter and all. Without a heart the Dice is 0. A wrong"
-        " pixel size leaves the Dice what it is, but not the volumes: to flag it is no mistake.\n",
+        " pixel size leaves the Dice what it is, but not the volumes: to flag it is no mistake. The last two columns also"
+        " count volumes with a warning among the findings, as cas_predict does.\n",
         *quality_table(quality),
         "By class, scans as they are:\n",
         *table(

@@ -25,7 +25,7 @@ SCORE_BINS = (0.0, 20.0, 50.0, 80.0, 95.0, 100.0)
 def scored(observations: Sequence[Observation]) -> list[Scored]:
     """The frames of all observations, for :func:`fit_quality`."""
     return [
-        Scored(item.person, frame.features, frame.dice, bool(item.corruption))
+        Scored(item.person, frame.features, frame.dice, bool(item.corruption), bool(frame.warnings))
         for item in observations
         for frame in item.frames
     ]
@@ -108,6 +108,7 @@ def quality_scores(pairs: Sequence[tuple[Scored, Quality]]) -> dict[str, Any]:
     truth = np.array([np.mean(list(known.dice.values())) for known, _ in pairs])
     predicted, low, high = (np.array([getattr(q, name) for _, q in pairs]) for name in ("dice", "low", "high"))
     suspect, bad = np.array([q.suspect for _, q in pairs]), truth < GOOD
+    flagged = suspect | np.array([known.warned for known, _ in pairs])
     return {
         "cases": len(pairs),
         "dice": float(truth.mean()),
@@ -117,6 +118,8 @@ def quality_scores(pairs: Sequence[tuple[Scored, Quality]]) -> dict[str, Any]:
         "bad": int(bad.sum()),
         "found": float(suspect[bad].mean()) if bad.any() else None,
         "false alarms": float(suspect[~bad].mean()) if not bad.all() else None,
+        "found with findings": float(flagged[bad].mean()) if bad.any() else None,
+        "false alarms with findings": float(flagged[~bad].mean()) if not bad.all() else None,
     }
 
 

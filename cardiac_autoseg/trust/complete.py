@@ -68,6 +68,8 @@ def card_quality(trust: Trust) -> dict[str, Any]:
                 "below 0.8": row["bad"],
                 "of these flagged": row["found"],
                 "others flagged": row["false alarms"],
+                "flagged with findings": row["found with findings"],
+                "others, with findings": row["false alarms with findings"],
             }
             for name, row in kinds.items()
         ],

@@ -33,6 +33,7 @@ from cardiac_autoseg.preprocessing.store import in_threads
 from cardiac_autoseg.trust.corruptions import CORRUPTIONS, Labelled, corrupt
 from cardiac_autoseg.trust.domain import Domain, build_domain, measure
 from cardiac_autoseg.trust.features import FEATURES, frame_features
+from cardiac_autoseg.trust.frame_flags import frame_findings
 from cardiac_autoseg.trust.intervals import Doubt, patient_doubt
 from cardiac_autoseg.trust.temperature import sample_voxels
 
@@ -41,7 +42,7 @@ COPIES = 4
 VOXELS = 2000
 """Drawn for the temperature from each frame."""
 WEAKEST = 0.25
-VERSION = 2
+VERSION = 3
 """Of what is kept in a folder; to be raised when features or corruptions change."""
 _ARRAYS = ("probabilities", "labels")
 Indices = dict[str, float | None]
@@ -49,12 +50,13 @@ Indices = dict[str, float | None]
 
 @dataclass(frozen=True)
 class Frame:
-    """One segmented volume: its features, and the true Dice by class."""
+    """One segmented volume: its features, the true Dice by class, and the codes of the warnings that it gets by itself."""
 
     case: str
     phase: str | None
     features: dict[str, float]
     dice: dict[str, float]
+    warnings: tuple[str, ...] = ()
 
     @property
     def mean_dice(self) -> float:
@@ -215,18 +217,22 @@ def _observe_scan(
         # Every frame with the same numbers: what is wrong with a scan is wrong with all of it.
         spoilt = [corrupt(task.corruption, scan, np.random.default_rng((task.seed, number, 1)), strength) for scan in spoilt]
     spacing = spoilt[0].spacing
+    images = np.stack([scan.array for scan in spoilt])
     segmentation = model.segment(
-        np.stack([scan.array for scan in spoilt]),
+        images,
         spacing,
         keep_probabilities=not task.corruption,
         direction=spoilt[0].direction or None,
     )
     classes = sorted((name for name, value in names.items() if value), key=lambda name: names[name])
+    statistics = segmentation.statistics
     frames, drawn = [], []
     for number, ((case, _), scan) in enumerate(zip(scans, spoilt, strict=True)):
         labels = segmentation.labels[number]
-        features = frame_features(labels, segmentation.statistics, number, scan.array, spacing, names, domain)
-        frames.append(Frame(case.id, case.phase, features, dict(zip(classes, scan.dice(labels), strict=True))))
+        features = frame_features(labels, statistics, number, scan.array, spacing, names, domain)
+        found = frame_findings(segmentation.labels, statistics, images, spacing, names, {number: features}, domain)
+        warnings = tuple(item.code for item in found if item.severity == "warning")
+        frames.append(Frame(case.id, case.phase, features, dict(zip(classes, scan.dice(labels), strict=True)), warnings))
         if segmentation.probabilities is not None:
             rng = np.random.default_rng((task.seed, number))
             drawn.append(sample_voxels(segmentation.probabilities[:, number], scan.labels, spacing, VOXELS, rng))
@@ -281,7 +287,7 @@ def _read(path: Path, key: str) -> list[Observation] | None:
                 Observation(
                     **{
                         **item,
-                        "frames": tuple(Frame(**frame) for frame in item["frames"]),
+                        "frames": tuple(Frame(**frame | {"warnings": tuple(frame["warnings"])}) for frame in item["frames"]),
                         "doubt": {name: tuple(values) for name, values in item["doubt"].items()},
                     },
                     probabilities=file[f"probabilities{number}"].astype(np.float32),

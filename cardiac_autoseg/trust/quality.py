@@ -52,12 +52,15 @@ class Quality:
 
 @dataclass(frozen=True)
 class Scored:
-    """One segmentation of known truth: whose, its features, its Dice by class, and whether the scan was ``spoilt`` first."""
+    """One segmentation of known truth: whose, its features, its Dice by class, whether the scan was ``spoilt`` first, and
+    whether any finding ``warned`` of it, which the fit does not use.
+    """
 
     person: str
     features: Mapping[str, float]
     dice: Mapping[str, float]
     spoilt: bool = False
+    warned: bool = False
 
 
 @dataclass(frozen=True)

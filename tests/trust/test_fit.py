@@ -159,7 +159,10 @@ def test_json_round_trip_and_record(trust: Trust) -> None:
 
 
 def test_quality_scores_by_hand() -> None:
-    known = [Scored("a", {}, {"LV": value, "RV": value}) for value in (0.9, 0.85, 0.7, 0.6)]
+    known = [
+        Scored("a", {}, {"LV": value, "RV": value}, warned=warned)
+        for value, warned in ((0.9, True), (0.85, False), (0.7, False), (0.6, True))
+    ]
     said = [
         Quality(dice, dice - 0.05, dice + 0.05, 50.0, suspect, {})
         for dice, suspect in ((0.9, False), (0.8, True), (0.7, True), (0.8, False))
@@ -167,6 +170,7 @@ def test_quality_scores_by_hand() -> None:
     scores = quality_scores(list(zip(known, said, strict=True)))
     assert scores["coverage"] == pytest.approx(0.75) and scores["bad"] == 2
     assert scores["found"] == 0.5 and scores["false alarms"] == 0.5
+    assert scores["found with findings"] == 1 and scores["false alarms with findings"] == 1
     assert scores["mae"] == pytest.approx((0 + 0.05 + 0 + 0.2) / 4) and scores["width"] == pytest.approx(0.1)
 
 
