@@ -109,72 +109,38 @@ def _work(values: argparse.Namespace) -> int:
 
 
 def _bundle_whole(values: argparse.Namespace) -> int:
-    """A bundle of the runs that trained on every patient; what is to be known of them comes from the folds' runs."""
-    from cardiac_autoseg.bundle import read_bundle
-    from cardiac_autoseg.errors import UserError
-    from cardiac_autoseg.evaluation.results import write_evaluation
-    from cardiac_autoseg.inference.crossvalidation import collect, score_postprocessing
-    from cardiac_autoseg.inference.ensemble import best_postprocessing, pick_reference, write_bundle
-    from cardiac_autoseg.inference.finished import finished_runs
+    """A bundle of the runs that trained on every patient."""
     from cardiac_autoseg.inference.orientation import DISPLAY
-    from cardiac_autoseg.inference.postprocessing import POSTPROCESSING
-    from cardiac_autoseg.trust.complete import complete_bundle, evaluate_as_delivered
+    from cardiac_autoseg.trust.whole import Wish, bundle_whole
     from cardiac_autoseg.workspace import find_workspace
 
-    given = values.postprocessing
-    if given is not None and given not in POSTPROCESSING:
-        raise UserError(f"there is no postprocessing {given!r}; there are: {', '.join(POSTPROCESSING)}")
     say = common.teller(values)
-    workspace = find_workspace(values.workspace)
-    dataset, _, finished = finished_runs(workspace, values.gt, say, values.arch, values.loss, values.seed)
-    runs = [run for run in finished if run.key.fold == "all"]
-    if not runs:
-        raise UserError(
-            f"{workspace.root} has no finished run of fold all for --gt {values.gt} and these filters: see cas_status"
-        )
-    combination = tuple(dict.fromkeys(run.configuration for run in runs))
-    seeds = {run.key.seed for run in runs}
-    folds = {run.key.fold for run in finished if run.configuration in combination and run.key.seed in seeds} - {"all"}
-    pool = None
-    if folds:
-        names, losses = ({item[place] for item in combination} for place in (0, 1))
-        pool = collect(workspace, values.gt, say, sorted(names), sorted(losses), sorted(seeds))
-    if given is None:
-        given = "none" if pool is None else best_postprocessing(score_postprocessing(pool, combination, say))
-        say(f"postprocessing: {given}{' (no folds to choose it by)' if pool is None else ''}")
-    folder = write_bundle(
-        workspace,
-        dataset,
-        runs,
+    wish = Wish(
+        values.gt,
         values.name,
-        say,
-        postprocessing=given,
+        values.arch,
+        values.loss,
+        values.seed,
+        reference=values.reference,
+        postprocessing=values.postprocessing,
         licence=values.licence,
         orientation=DISPLAY if values.display else (),
         half=values.half,
+        quality=not values.no_quality,
     )
-    evaluation, note = None, ""
-    if pool is not None:
-        reference = pick_reference(pool, values.reference)
-        evaluation = evaluate_as_delivered(pool, combination, read_bundle(folder), reference, say)
-        write_evaluation(folder, evaluation)
-        note = (
-            f"Scores are those of the networks of fold {', '.join(pool.folds)}, trained alike on the other patients of"
-            " cross-validation, and of all views; the networks of this bundle have seen every patient."
-        )
-    complete_bundle(folder, runs, evaluation, None if values.no_quality else pool, combination, say, note=note)
-    _zip(values, folder)
-    mean = None if evaluation is None else evaluation.mean_dice
-    dice = "" if mean is None else f"; mean Dice of the folds {mean:.4f}"
-    say(f"{folder}: {len(runs)} network(s) trained on every patient, postprocessing {given}{dice}")
+    made = bundle_whole(find_workspace(values.workspace), wish, say)
+    _zip(values, made.folder)
+    dice = "" if made.mean_dice is None else f"; mean Dice of the folds {made.mean_dice:.4f}"
+    networks = f"{made.networks} network(s) trained on every patient"
+    say(f"{made.folder}: {networks}, postprocessing {made.postprocessing}{dice}")
     if values.json:
         common.print_json(
             {
-                "folder": str(folder),
-                "runs": len(runs),
-                "postprocessing": given,
-                "folds": [] if pool is None else list(pool.folds),
-                "mean_dice": mean,
+                "folder": str(made.folder),
+                "runs": made.networks,
+                "postprocessing": made.postprocessing,
+                "folds": list(made.folds),
+                "mean_dice": made.mean_dice,
             }
         )
     return common.OK

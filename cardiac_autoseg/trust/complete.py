@@ -53,8 +53,8 @@ def evaluate_as_delivered(pool: Pool, combination: Combination, like: Bundle, re
 def card_quality(trust: Trust) -> dict[str, Any]:
     """What the model card says of how far the results can be trusted: rows of tables, from :attr:`Trust.record`."""
     record = trust.record
-    if not record:
-        return {}
+    if "quality" not in record:
+        return {}  # one fold alone: there is nobody to assess it on
     kinds = {name: row for name, row in record["quality"].items() if isinstance(row, dict) and "cases" in row}
     calibration = record["temperature"]
     return {
