@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +22,53 @@ def acdc() -> Path:
     if not folder.is_dir():
         pytest.skip("ACDC data not here (set CAS_TEST_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def make_bundle() -> Callable[..., Path]:
+    """Writes a bundle of one tiny U-Net with random weights, drawn wide enough that every class wins somewhere.
+
+    ``make_bundle(path, seed=0, fold="0", **fields)``: the fields are those of :class:`cardiac_autoseg.bundle.Bundle`.
+    """
+    import torch
+
+    from cardiac_autoseg.bundle import Bundle, Member, save_bundle
+    from cardiac_autoseg.data.index import LABELS
+    from cardiac_autoseg.networks import build_network
+    from planning.plan import Plan, UNetShape
+
+    numbers: dict[str, Any] = dict.fromkeys(("memory_gb", "gflops", "batch", "steps", "learning_rate"), 1)
+    plan = Plan(
+        **numbers,
+        architecture="unet",
+        dataset="test",
+        target="cpu",
+        classes=tuple(LABELS),
+        spacing=(1.5, 1.5),
+        patch=(32, 32),
+        divisor=(4, 4),
+        clip_percentiles=(0.5, 99.5),
+        augmentation="device",
+        network=UNetShape((4, 8, 8), ((1, 1), (2, 2), (2, 2))),
+        memory_bytes=1,
+        gflops_per_slice=1.0,
+        parameters=1,
+        fingerprint_hash="",
+        reasons={},
+    )
+
+    def make(path: Path, seed: int = 0, fold: str = "0", **fields: Any) -> Path:
+        torch.manual_seed(seed)
+        network = build_network(plan)
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.add_(0.3 * torch.randn_like(parameter))
+        member = Member("unet", "ce_dice", "expert", fold, 0, "a")
+        bundle = Bundle(labels=LABELS, plans={"a": plan}, members=(member,), **{"name": "test", **fields})
+        save_bundle(path, bundle, [network.state_dict()])
+        return path
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -103,9 +103,9 @@ def complete_bundle(
     report: Report,
     *,
     note: str = "",
-) -> Trust | None:
+) -> None:
     """Add scores and recipe to the model card of the bundle in ``folder``, and ``quality.json`` where there is a ``pool`` of
-    cross-validation to fit it on; returns what was fitted.
+    cross-validation to fit it on.
 
     ``note`` says whose scores the ``evaluation`` holds, where they are not of the bundle's own networks.
     """
@@ -125,4 +125,3 @@ def complete_bundle(
     if trust is not None:
         card["quality"] = card_quality(trust)
     amend_bundle(folder, card, None if trust is None else trust.to_json())
-    return trust

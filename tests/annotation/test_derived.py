@@ -5,30 +5,26 @@ from __future__ import annotations
 import json
 import threading
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 
 from cardiac_autoseg.annotation.consensus import majority, staple
 from cardiac_autoseg.annotation.derived import declare, ensure, refresh
 from cardiac_autoseg.annotation.recipes import Recipe, deal, parse_recipe
-from cardiac_autoseg.bundle import Bundle, Member, save_bundle
 from cardiac_autoseg.data.importers import add_source
-from cardiac_autoseg.data.index import LABELS, Case, Dataset, LabelRef, Source, load_dataset, save_dataset
+from cardiac_autoseg.data.index import Case, Dataset, LabelRef, Source, load_dataset, save_dataset
 from cardiac_autoseg.data.load import load_image, load_labels
 from cardiac_autoseg.data.volume import Geometry, write_labels, write_volume
 from cardiac_autoseg.errors import UserError
 from cardiac_autoseg.inference.model import load_model
-from cardiac_autoseg.networks import build_network
 from cardiac_autoseg.preprocessing.prepare import update_fingerprint, update_splits
 from cardiac_autoseg.preprocessing.store import Grid, PreprocessedStore, label_path, preprocess
 from cardiac_autoseg.workspace import Workspace
-from planning.plan import Plan, UNetShape
 
 GEOMETRY = Geometry((20, 16, 3), (1.5, 1.5, 8.0), (3.0, -40.0, 7.0))
 GRID = Grid((1.5, 1.5), (0.5, 99.5))
@@ -369,39 +365,10 @@ def test_mix_copies_the_drawn_labels(workspace: Workspace) -> None:
         assert np.array_equal(load_labels(workspace, dataset, case, "m").array, expected)
 
 
-def make_bundle(path: Path, seed: int = 0, **about: Any) -> Path:
-    """A bundle of one tiny network with random weights."""
-    numbers: dict[str, Any] = dict.fromkeys(("memory_gb", "gflops", "batch", "steps", "learning_rate"), 1)
-    plan = Plan(
-        **numbers,
-        architecture="unet",
-        dataset="test",
-        target="cpu",
-        classes=tuple(LABELS),
-        spacing=(1.5, 1.5),
-        patch=(32, 32),
-        divisor=(4, 4),
-        clip_percentiles=(0.5, 99.5),
-        augmentation="device",
-        network=UNetShape((4, 8, 8), ((1, 1), (2, 2), (2, 2))),
-        memory_bytes=1,
-        gflops_per_slice=1.0,
-        parameters=1,
-        fingerprint_hash="",
-        reasons={},
-    )
-    torch.manual_seed(seed)
-    network = build_network(plan)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
-    member = Member("unet", "ce_dice", "expert", "0", 0, "a")
-    save_bundle(path, Bundle("b", LABELS, {"a": plan}, (member,), training_data=about), [network.state_dict()])
-    return path
-
-
-def test_pseudo_labels_are_the_bundles_predictions(workspace: Workspace, tmp_path: Path) -> None:
-    path = make_bundle(tmp_path / "other.zip", dataset="elsewhere", simulated=True)
+def test_pseudo_labels_are_the_bundles_predictions(
+    make_bundle: Callable[..., Path], workspace: Workspace, tmp_path: Path
+) -> None:
+    path = make_bundle(tmp_path / "other.zip", training_data={"dataset": "elsewhere", "simulated": True})
     said: list[str] = []
     source = declare(workspace, "net", f"pseudo:{path}", said.append).sources["net"]
     assert source.simulated
@@ -430,8 +397,10 @@ def test_pseudo_labels_are_the_bundles_predictions(workspace: Workspace, tmp_pat
 
 
 @pytest.mark.parametrize(("place", "dataset"), [("ws/models/best", "elsewhere"), ("best", "test")])
-def test_a_bundle_that_knows_the_subjects_is_said_to(workspace: Workspace, tmp_path: Path, place: str, dataset: str) -> None:
-    path = make_bundle(tmp_path / place, dataset=dataset)
+def test_a_bundle_that_knows_the_subjects_is_said_to(
+    make_bundle: Callable[..., Path], workspace: Workspace, tmp_path: Path, place: str, dataset: str
+) -> None:
+    path = make_bundle(tmp_path / place, training_data={"dataset": dataset})
     said: list[str] = []
     source = declare(workspace, "net", "pseudo:best" if "models" in place else f"pseudo:{path}", said.append).sources["net"]
     assert any("not blind" in message and "too high" in message for message in said)
@@ -439,7 +408,9 @@ def test_a_bundle_that_knows_the_subjects_is_said_to(workspace: Workspace, tmp_p
     assert source.derived == ("pseudo:models/best" if "models" in place else f"pseudo:{path}")
 
 
-def test_labels_that_nobody_drew_change_neither_fingerprint_nor_folds(workspace: Workspace, tmp_path: Path) -> None:
+def test_labels_that_nobody_drew_change_neither_fingerprint_nor_folds(
+    make_bundle: Callable[..., Path], workspace: Workspace, tmp_path: Path
+) -> None:
     dataset = people({"NOR": 7}, ("expert",))
     real = load_dataset(workspace.dataset).cases[0]
     cases = tuple(

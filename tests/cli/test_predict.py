@@ -4,51 +4,15 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
-import torch
 
-from cardiac_autoseg.bundle import Bundle, Member, save_bundle
 from cardiac_autoseg.cli.predict import main
 from cardiac_autoseg.inference.model import load_model
-from cardiac_autoseg.networks import build_network
-from planning.plan import Plan, UNetShape
-
-LABELS = {"background": 0, "RV": 1, "MYO": 2, "LV": 3}
-
-
-def make_bundle(path: Path) -> Path:
-    numbers: dict[str, Any] = dict.fromkeys(("memory_gb", "gflops", "batch", "steps", "learning_rate"), 1)
-    plan = Plan(
-        **numbers,
-        architecture="unet",
-        dataset="test",
-        target="cpu",
-        classes=tuple(LABELS),
-        spacing=(1.5, 1.5),
-        patch=(32, 32),
-        divisor=(4, 4),
-        clip_percentiles=(0.5, 99.5),
-        augmentation="device",
-        network=UNetShape((4, 8, 8), ((1, 1), (2, 2), (2, 2))),
-        memory_bytes=1,
-        gflops_per_slice=1.0,
-        parameters=1,
-        fingerprint_hash="",
-        reasons={},
-    )
-    torch.manual_seed(0)
-    network = build_network(plan)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
-    member = Member("unet", "ce_dice", "expert", "0", 0, "a")
-    save_bundle(path, Bundle("test", LABELS, {"a": plan}, (member,), flips=(0, 1)), [network.state_dict()])
-    return path
 
 
 def write_image(path: Path, *shape: int, seed: int = 0) -> sitk.Image:
@@ -67,8 +31,8 @@ def write_image(path: Path, *shape: int, seed: int = 0) -> sitk.Image:
 
 
 @pytest.fixture
-def bundle(tmp_path: Path) -> Path:
-    return make_bundle(tmp_path / "workspace" / "models" / "best")
+def bundle(tmp_path: Path, make_bundle: Callable[..., Path]) -> Path:
+    return make_bundle(tmp_path / "workspace" / "models" / "best", flips=(0, 1))
 
 
 def same_geometry(a: sitk.Image, b: sitk.Image) -> None:
@@ -151,7 +115,9 @@ def test_probabilities_fit_the_labels(tmp_path: Path, bundle: Path) -> None:
     np.testing.assert_allclose(chosen.astype(np.float32), best, atol=1e-3)
 
 
-def test_glob_and_names_in_a_workspace(tmp_path: Path, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_glob_and_names_in_a_workspace(
+    tmp_path: Path, bundle: Path, make_bundle: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     for name in ("one", "two"):
         write_image(tmp_path / "in" / name / f"{name}_cine.nii.gz", 1, 16, 16)
         write_image(tmp_path / "in" / name / "other.nii.gz", 1, 16, 16)
@@ -164,7 +130,7 @@ def test_glob_and_names_in_a_workspace(tmp_path: Path, bundle: Path, capsys: pyt
     assert {"one_other.nii.gz", "two_other.nii.gz"} <= {path.name for path in (tmp_path / "out").iterdir()}
     assert main([*base, str(tmp_path / "in" / "nothing*")]) == 2
     assert "names nothing to segment" in capsys.readouterr().err
-    make_bundle(workspace / "models" / "second")
+    make_bundle(workspace / "models" / "second", flips=(0, 1))
     cine = str(tmp_path / "in" / "one" / "one_cine.nii.gz")
     assert main([*base, cine, "--overwrite"]) == 0, "the one called best"
     assert main([*base, cine, "--overwrite", "--model", "second"]) == 0
