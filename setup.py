@@ -48,7 +48,7 @@ setup(
         "scikit-learn>=1.4",
         "SimpleITK>=2.3",
         "batchgenerators>=0.25",
-        "acvl-utils>=0.2.3",
+        "connected-components-3d>=3.12",
         "safetensors>=0.4",
         "matplotlib>=3.8",
         "jinja2>=3.1",
@@ -64,6 +64,8 @@ setup(
         "pillow>=10",
         "contourpy>=1.2",
         "markupsafe>=2.1",
+        "isal>=1.5",
+        "threadpoolctl>=3",
     ],
     extras_require={
         "onnx": ["onnx>=1.16", "onnxruntime>=1.18"],

@@ -24,9 +24,10 @@ from cardiac_autoseg.evaluation.clinical import unit
 from cardiac_autoseg.files import finite, read_json, write_json, write_text
 from cardiac_autoseg.inference.crossvalidation import Pool, collect
 from cardiac_autoseg.trust.corruptions import CORRUPTIONS
-from cardiac_autoseg.trust.fit import Trust, fit_trust
+from cardiac_autoseg.trust.fit import fit_trust
 from cardiac_autoseg.trust.intervals import QUANTITIES
 from cardiac_autoseg.trust.observations import COPIES, Observation, observe
+from cardiac_autoseg.trust.trust import Trust
 from cardiac_autoseg.workspace import Workspace
 
 RESULT = Path(__file__).parent / "results" / "quality.md"

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import os
-import tempfile
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,25 +16,21 @@ from cardiac_autoseg.errors import UserError
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary path in the folder of ``path``; rename it onto ``path`` if the block succeeds.
 
-    The temporary name keeps the suffixes of ``path``, as some writers choose the format by them.
+    The temporary name keeps the suffixes of ``path``, as some writers choose the format by them. If not ``durable``, a power
+    cut may leave an empty file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     suffix = "".join(path.suffixes[-2:]) if path.name.endswith(".nii.gz") else path.suffix
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.parent / f".{path.stem}.{secrets.token_hex(4)}{suffix}"
+    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
         yield temporary
-        # mkstemp makes private files; results get the permissions any new file would have.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        # Without it a power cut may leave a renamed but empty file.
-        with temporary.open("rb+") as stream:
-            os.fsync(stream.fileno())
+        if durable:
+            with temporary.open("rb+") as stream:
+                os.fsync(stream.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -49,6 +45,12 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, values: Any) -> None:
     """Write JSON atomically, indented so that a person can read it."""
     write_text(path, json.dumps(values, indent=1, default=_plain) + "\n")
+
+
+def write_cache(path: Path, values: Any) -> None:
+    """Write JSON that is made again should it be lost: compact, and without waiting for the disk."""
+    with atomic_path(path, durable=False) as temporary:
+        temporary.write_text(json.dumps(values, default=_plain), encoding="utf-8")
 
 
 def write_json_if_changed(path: Path, values: Any) -> bool:

@@ -11,9 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-
-from planning.otsu import otsu_threshold
 
 FORMAT_VERSION = 1
 PERCENTILES = (0.5, 5.0, 25.0, 50.0, 75.0, 95.0, 99.5)
@@ -155,72 +152,6 @@ def case_from_json(values: Mapping[str, Any]) -> CaseMeasurement:
     return CaseMeasurement(**{**values, **lists, "sources": sources})
 
 
-def measure_case(
-    image: NDArray[Any],
-    labels: Mapping[str, NDArray[Any]],
-    spacing: Sequence[float],
-    case_id: str,
-    classes: Sequence[str],
-) -> CaseMeasurement:
-    """Measure one case.
-
-    ``image`` (Z, Y, X); ``labels`` one (Z, Y, X) array per source, possibly none, with values that index ``classes``
-    (background first); ``spacing`` (z, y, x) in mm. Voxels that are NaN or infinite are left out of the intensities.
-    Raises ``ValueError`` on other shapes, label values without a class, spacings that are not positive, images without a
-    finite voxel.
-    """
-    if image.ndim != 3 or image.size == 0:
-        raise ValueError(f"case {case_id}: the image has shape {image.shape}, expected (slices, rows, columns)")
-    depth, height, width = (float(value) for value in spacing)
-    if not (np.isfinite([depth, height, width]).all() and min(depth, height, width) > 0):
-        raise ValueError(f"case {case_id}: spacing {tuple(spacing)} mm is not positive")
-    finite = image[np.isfinite(image)].astype(np.float32)
-    if finite.size == 0:
-        raise ValueError(f"case {case_id}: the image has no finite voxel")
-    body = finite[finite > otsu_threshold(finite)]
-    return CaseMeasurement(
-        case_id=case_id,
-        shape=(int(image.shape[0]), int(image.shape[1]), int(image.shape[2])),
-        spacing=(depth, height, width),
-        intensity=_percentiles(body if body.size else finite),
-        sources={
-            name: _measure_labels(image, finite, array, (depth, height, width), f"case {case_id}, source {name}", classes)
-            for name, array in sorted(labels.items())
-        },
-    )
-
-
-def _measure_labels(
-    image: NDArray[Any],
-    finite: NDArray[Any],
-    labels: NDArray[Any],
-    spacing: tuple[float, float, float],
-    where: str,
-    classes: Sequence[str],
-) -> SourceMeasurement:
-    """Measure the labels of one source; ``finite`` holds the image's finite voxels."""
-    if labels.shape != image.shape:
-        raise ValueError(f"{where}: labels have shape {labels.shape}, the image has {image.shape}")
-    counts = np.bincount(labels.ravel().astype(np.int64), minlength=len(classes))
-    if len(counts) > len(classes):
-        raise ValueError(f"{where}: label value {len(counts) - 1}, but there are only the classes {', '.join(classes)}")
-    millilitres = float(np.prod(spacing)) / 1000.0
-    volumes = {name: float(counts[value]) * millilitres for value, name in enumerate(classes) if value > 0}
-    foreground = labels > 0
-    if not foreground.any():
-        return SourceMeasurement(label_slices=0, volumes_ml=volumes)
-    rows, columns = np.flatnonzero(foreground.any(axis=(0, 2))), np.flatnonzero(foreground.any(axis=(0, 1)))
-    heart = image[foreground]
-    heart = heart[np.isfinite(heart)].astype(np.float32)
-    return SourceMeasurement(
-        label_slices=int(foreground.any(axis=(1, 2)).sum()),
-        volumes_ml=volumes,
-        extent_mm=(float(rows[-1] - rows[0] + 1) * spacing[1], float(columns[-1] - columns[0] + 1) * spacing[2]),
-        intensity=_percentiles(heart) if heart.size else None,
-        saturation=round(float(100.0 * np.mean(finite < np.percentile(heart, 99.0))), 4) if heart.size else None,
-    )
-
-
 def build_fingerprint(
     dataset_name: str,
     classes: Sequence[str],
@@ -292,8 +223,3 @@ def _summarise(cases: Sequence[CaseMeasurement], source: str | None) -> dict[str
 
 def _spread(values: Sequence[float]) -> Spread:
     return Spread(*(float(value) for value in np.percentile(values, (0, 5, 50, 95, 100))))
-
-
-def _percentiles(values: NDArray[Any]) -> tuple[float, ...]:
-    """``PERCENTILES`` of ``values``, rounded to four digits after the point: more are noise in a JSON file."""
-    return tuple(round(float(value), 4) for value in np.percentile(values, PERCENTILES))

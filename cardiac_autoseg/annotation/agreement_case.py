@@ -13,7 +13,7 @@ from cardiac_autoseg.evaluation.evaluate import evaluate_case
 from cardiac_autoseg.evaluation.levels import LEVELS, slice_levels
 from cardiac_autoseg.evaluation.results import CaseMeta, CaseResult, Row
 from cardiac_autoseg.evaluation.summary import METRICS
-from cardiac_autoseg.evaluation.surface import directed_distances, surface
+from cardiac_autoseg.evaluation.surface import pooled_distances, surface
 
 Labels = npt.NDArray[np.uint8]
 Drawn = npt.NDArray[np.bool_]
@@ -114,7 +114,7 @@ def _overlap(
         here, there = surface(second == value), surface(first == value)
         distances, levels = np.zeros(0), np.zeros(0, dtype=np.int64)
         if here.any() and there.any():
-            distances = np.concatenate([directed_distances(here, there, spacing), directed_distances(there, here, spacing)])
+            distances = pooled_distances(here, there, spacing)
             levels = level[np.concatenate([np.nonzero(here)[0], np.nonzero(there)[0]])]
         for number, name in enumerate(LEVELS):
             part = distances[levels == number]

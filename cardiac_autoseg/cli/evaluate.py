@@ -104,17 +104,18 @@ def _files(cases: Sequence[Case], folder: Path) -> dict[str, Path]:
 
     Images of the same name in different folders say nothing about whose prediction it is.
     """
+    from collections import Counter
     from pathlib import Path
 
     from cardiac_autoseg.data.header import stem
 
     images = {case.image: stem(Path(case.image)) for case in cases}
-    names = list(images.values())
+    alone = {name for name, count in Counter(images.values()).items() if count == 1}
     files = {}
     for case in cases:
         name = images[case.image]
         own, alike = folder / f"{case.id}{SUFFIX}", folder / f"{name}{SUFFIX}"
-        files[case.id] = alike if not own.is_file() and alike.is_file() and names.count(name) == 1 else own
+        files[case.id] = alike if not own.is_file() and alike.is_file() and name in alone else own
     return files
 
 

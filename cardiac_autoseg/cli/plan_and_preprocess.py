@@ -6,6 +6,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,8 @@ from cardiac_autoseg.cli import common
 from planning.plan import ARCHITECTURES
 
 if TYPE_CHECKING:
+    from cardiac_autoseg.data.index import Case, Dataset
+    from cardiac_autoseg.data.volume import Volume
     from cardiac_autoseg.workspace import Workspace
 
 STAGES = ("fingerprint", "plan", "preprocess")
@@ -31,7 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--memory-gb", type=float, help="device memory that training may use (default: 8)")
     parser.add_argument("--gflops", type=float, help="compute for one slice, forward, in GFLOP (default: the target's)")
     parser.add_argument("--only", nargs="+", choices=STAGES, default=STAGES, help="stages to run")
-    parser.add_argument("--workers", type=common.at_least(1), help="threads (default: one for each core)")
+    parser.add_argument("--workers", type=common.at_least(1), help="threads (default: as suits the number of cores)")
     common.add_json(parser, "plans and what was done")
     return parser
 
@@ -43,7 +46,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def work(values: argparse.Namespace) -> int:
     """Run the stages; exit code 1 if cases were left out."""
-    from cardiac_autoseg.annotation.derived import refresh
     from cardiac_autoseg.data.index import load_dataset
     from cardiac_autoseg.preprocessing import prepare
     from cardiac_autoseg.preprocessing.store import preprocess
@@ -51,17 +53,22 @@ def work(values: argparse.Namespace) -> int:
 
     started = time.perf_counter()
     say = common.teller(values)
-    workspace, imported = _workspace(values, say)
+    workspace, imported, seen = _workspace(values, say)
     changed = imported is not None
     problems: list[str] = []
     done: dict[str, Any] = {"workspace": str(workspace.root)}
-    before = load_dataset(workspace.dataset)
-    dataset = refresh(workspace, before, say, problem=problems.append)
+    dataset = before = load_dataset(workspace.dataset)
+    if any(source.derived for source in dataset.sources.values()):
+        # Brings torch with it, for the models that labels may be computed with.
+        from cardiac_autoseg.annotation.derived import refresh
+
+        dataset = refresh(workspace, before, say, problem=problems.append)
     changed |= dataset != before
     failed: dict[str, str] = {}
     if "fingerprint" in values.only:
         with _Progress("fingerprint") as progress:
             fingerprint, measured, failed = prepare.update_fingerprint(workspace, dataset, progress, values.workers)
+        measured = min(len(fingerprint.cases), measured + len(seen & {case.case_id for case in fingerprint.cases}))
         changed |= measured > 0
         done["fingerprint"] = {"measured": measured, "unchanged": len(fingerprint.cases) - measured}
         say(f"fingerprint: {measured} cases measured, {len(fingerprint.cases) - measured} unchanged")
@@ -92,34 +99,46 @@ def work(values: argparse.Namespace) -> int:
     return common.SOME_FAILED if failed or problems or imported else common.OK
 
 
-def _workspace(values: argparse.Namespace, say: Callable[[str], None]) -> tuple[Workspace, int | None]:
-    """The workspace to prepare, and how much was left out if the data set was imported just now, else None."""
+def _workspace(values: argparse.Namespace, say: Callable[[str], None]) -> tuple[Workspace, int | None, set[str]]:
+    """The workspace to prepare; if the data set was imported just now, how much was left out, and the cases measured."""
     import os
 
     from cardiac_autoseg.data.importers import import_and_check, recognise, shares_images
     from cardiac_autoseg.errors import UserError
+    from cardiac_autoseg.preprocessing import prepare
+    from cardiac_autoseg.preprocessing.identity import FileHashes
     from cardiac_autoseg.workspace import Workspace, find_workspace
 
     if values.dataset is None:
-        return find_workspace(values.workspace), None
+        return find_workspace(values.workspace), None, set()
     if not values.dataset.is_dir():
         raise UserError(f"{values.dataset} is not a folder: give the folder of a data set, or a workspace")
     if _is_index(values.dataset / "dataset.json"):
-        return Workspace(values.dataset.resolve()), None
+        return Workspace(values.dataset.resolve()), None, set()
     root = Path(values.workspace or os.environ.get("CAS_WORKSPACE") or ".").expanduser().resolve()
     workspace = Workspace(root)
     if _is_index(workspace.dataset):
         if not shares_images(workspace, values.dataset, values.gt):
             raise UserError(f"{root} is the workspace of another data set than {values.dataset}: name another one with -w")
         say(f"{root} is a workspace already; its index is used (cas_import makes it anew)")
-        return workspace, None
+        return workspace, None, set()
     if workspace.dataset.exists():
         raise UserError(
             f"{workspace.dataset} is not an index of ours and is not overwritten: name another workspace with -w"
         )
     layout = recognise(values.dataset)
     say(f"{values.dataset} has the layout {layout!r}; importing it into {root}")
-    return workspace, len(import_and_check(layout, values.dataset, workspace, values.gt, None, say).left_out)
+    # What was read for the check is measured as well, so that the fingerprint need not read it again.
+    hashes, seen = FileHashes(workspace.preprocessed / "files.json"), set()
+
+    def examine(dataset: Dataset, case: Case, image: Volume, labels: dict[str, Volume]) -> None:
+        with suppress(ValueError, OSError, UserError):  # met again by the fingerprint, which says so
+            prepare.measure_loaded(workspace, hashes, dataset, case, image, labels)
+            seen.add(case.id)
+
+    checked = import_and_check(layout, values.dataset, workspace, values.gt, None, say, examine=examine)
+    hashes.save()
+    return workspace, len(checked.left_out), seen
 
 
 def _is_index(path: Path) -> bool:

@@ -12,9 +12,10 @@ from cardiac_autoseg.cli import common
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from cardiac_autoseg.delivery.case import CaseResult, Given
+    from cardiac_autoseg.delivery.case import CaseResult
     from cardiac_autoseg.delivery.inputs import Input
     from cardiac_autoseg.delivery.outputs import Wanted
+    from cardiac_autoseg.delivery.people import Given
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,13 +66,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _work(values: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from cardiac_autoseg.bundle import read_bundle
-    from cardiac_autoseg.delivery.claim import claim_folder
-    from cardiac_autoseg.delivery.inputs import INDEX, find_inputs, keep_inputs
-    from cardiac_autoseg.delivery.outputs import Wanted, done, write_folder
-    from cardiac_autoseg.delivery.people import given_for
-    from cardiac_autoseg.errors import UserError
-    from cardiac_autoseg.inference.model_store import find_bundle
+    with common.loading():
+        from cardiac_autoseg.bundle import read_bundle
+        from cardiac_autoseg.delivery.claim import claim_folder
+        from cardiac_autoseg.delivery.inputs import find_inputs, keep_inputs
+        from cardiac_autoseg.delivery.outputs import Wanted, done
+        from cardiac_autoseg.delivery.people import given_for
+        from cardiac_autoseg.errors import UserError
+        from cardiac_autoseg.inference.model_store import find_bundle
 
     output = Path(values.output).expanduser()
     if output.exists() and not output.is_dir():
@@ -95,11 +97,10 @@ def _work(values: argparse.Namespace) -> int:
             _predict(values, path, model, output, todo, wanted, given, failed)
     except KeyboardInterrupt:
         if wanted.pages:
-            write_folder(output, bundle.labels, failed)
+            _write_folder(values, output, bundle.labels, failed)
         raise
     if wanted.pages:
-        write_folder(output, bundle.labels, failed)
-        _say(values, f"look at {output / INDEX}")
+        _write_folder(values, output, bundle.labels, failed)
     if values.json:
         _print_json(output if wanted.pages else None, items, failed)
     if len(failed) == len(items):
@@ -120,13 +121,14 @@ def _predict(
     """Predict what is to be done; the names of the cases that fail, and why, are added to ``failed``."""
     from time import perf_counter
 
-    from cardiac_autoseg.delivery.pipeline import Job, deliver
-    from cardiac_autoseg.inference.model import load_model
-    from cardiac_autoseg.inference.predictor import flip_axes
-    from cardiac_autoseg.trust.fit import load_trust
+    with common.loading():
+        from cardiac_autoseg.delivery.pipeline import FIRST_SLICE, Job, deliver
+        from cardiac_autoseg.inference.model import load_model
+        from cardiac_autoseg.inference.predictor import flip_axes
+        from cardiac_autoseg.trust.trust import load_trust
 
-    start = perf_counter()
-    model = load_model(path, values.device, values.fast)
+        start = perf_counter()
+        model = load_model(path, values.device, values.fast)
     images = len(flip_axes(model.flips)) * len(model.views)
     _say(values, f"model {path}: {len(model.bundle.members)} network(s), {images} view(s) of each slice, on {model.device}")
     if wanted.probabilities:
@@ -147,9 +149,21 @@ def _predict(
         else:
             _say(values, f"{head}: {' x '.join(map(str, result.shape))}, {result.seconds:.2f} s{_in_words(result.case)}")
     took = perf_counter() - start
+    first = seconds.pop(FIRST_SLICE, None)
     _say(values, f"\n{len(todo) - len(failed)} predicted into {output}, {len(failed)} failed, in {took:.1f} s; by stage:")
     for stage, spent in seconds.items():
         _say(values, f"  {stage:<12} {spent:8.2f} s   {spent / len(todo):.3f} s a scan")
+    if first is not None:
+        _say(values, f"the first slice was through a network {first:.2f} s after the launch")
+
+
+def _write_folder(values: argparse.Namespace, output: Path, labels: dict[str, int], failed: dict[str, str]) -> None:
+    """What is about all cases of the folder."""
+    from cardiac_autoseg.delivery.inputs import INDEX
+    from cardiac_autoseg.delivery.write import write_folder
+
+    write_folder(output, labels, failed)
+    _say(values, f"look at {output / INDEX}")
 
 
 def _say(values: argparse.Namespace, text: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from cardiac_autoseg.data.load import load_image, load_labels
 from cardiac_autoseg.data.phases import fill_phases
 from cardiac_autoseg.data.volume import Volume
 from cardiac_autoseg.errors import UserError
+from cardiac_autoseg.threads import available_cores
 from cardiac_autoseg.workspace import Workspace
 
 PLAUSIBLE_PIXEL_MM = (0.3, 4.0)
@@ -37,8 +37,16 @@ class Checked:
     warnings: tuple[str, ...]
 
 
+Examine = Callable[[Dataset, Case, Volume, dict[str, Volume]], None]
+"""Called with a usable case, its image and the labels by source, so that what else must see them need not read them."""
+
+
 def check_dataset(
-    workspace: Workspace, dataset: Dataset, report: Callable[[str], None], workers: int | None = None
+    workspace: Workspace,
+    dataset: Dataset,
+    report: Callable[[str], None],
+    workers: int | None = None,
+    examine: Examine | None = None,
 ) -> Checked:
     """Check every case, in parallel threads with a progress bar on a terminal; one bad case never stops the others.
 
@@ -46,11 +54,10 @@ def check_dataset(
     another axis than z; the later of two cases with the same id. Of a case that is kept: a label file that cannot be read,
     has unknown values or lies elsewhere than the image. An empty label file counts as not annotated. All else is a warning;
     the same image under two subjects also sets ``Case.twin_of``. Subjects with two labelled frames but no phases get them
-    from the LV volume, which ``report`` is told; the rest is in the result.
+    from the LV volume, which ``report`` is told; the rest is in the result. ``examine`` is called in the threads.
     """
-    workers = workers or os.cpu_count() or 1
-    with ThreadPoolExecutor(workers) as pool:
-        results = pool.map(lambda case: check_case(workspace, dataset, case), dataset.cases)
+    with ThreadPoolExecutor(workers or min(16, available_cores())) as pool:
+        results = pool.map(lambda case: check_case(workspace, dataset, case, examine), dataset.cases)
         checks = list(tqdm(results, total=len(dataset.cases), desc="checking cases", unit="case", disable=None, leave=False))
     left_out = [f"case {check.case.id} left out: {check.error}" for check in checks if check.error]
     good = [check for check in checks if not check.error]
@@ -69,15 +76,18 @@ def check_dataset(
     return Checked(dataclasses.replace(dataset, cases=tuple(join_twins(cases))), tuple(left_out), tuple(warnings))
 
 
-def check_case(workspace: Workspace, dataset: Dataset, case: Case) -> CaseCheck:
-    """Read one case and its labels and say what is wrong; never raises."""
+def check_case(workspace: Workspace, dataset: Dataset, case: Case, examine: Examine | None = None) -> CaseCheck:
+    """Read one case and its labels and say what is wrong; never raises. ``examine`` gets it where it is usable."""
     try:
         image = load_image(workspace, case)
         path = workspace.resolve(case.image)
         error = _image_error(image, verify(path).not_finite)
         if error:
             return CaseCheck(case, f"{path} {error}")
-        return _check_labels(workspace, dataset, case, image)
+        check, labels = _check_labels(workspace, dataset, case, image)
+        if examine:
+            examine(dataset, check.case, image, labels)
+        return check
     except UserError as error:
         return CaseCheck(case, str(error))
     except Exception as error:  # Files can be broken in ways nobody foresaw, and the others must still be checked.
@@ -117,8 +127,9 @@ def _spacing_warnings(geometry: Geometry) -> list[str]:
     return found
 
 
-def _check_labels(workspace: Workspace, dataset: Dataset, case: Case, image: Volume) -> CaseCheck:
-    """The check of a case whose image is sound."""
+def _check_labels(workspace: Workspace, dataset: Dataset, case: Case, image: Volume) -> tuple[CaseCheck, dict[str, Volume]]:
+    """The check of a case whose image is sound, and its usable labels."""
+    read: dict[str, Volume] = {}
     warnings = [f"case {case.id}: {warning}" for warning in _spacing_warnings(image.geometry)]
     errors, usable, hashes, volumes, swapped = [], {}, {}, {}, []
     for source, ref in case.labels.items():
@@ -144,22 +155,27 @@ def _check_labels(workspace: Workspace, dataset: Dataset, case: Case, image: Vol
         absent = [name for name in dataset.classes if name in expected and not (labels.array == dataset.labels[name]).any()]
         if absent:
             warnings.append(f"case {case.id}, {source}: no {' and no '.join(absent)} anywhere")
-        usable[source] = ref
-        hashes[source] = hashlib.sha256(labels.array.tobytes()).hexdigest()
+        usable[source], read[source] = ref, labels
+        hashes[source] = _hash(labels.array)
         if "LV" in dataset.labels:
             lv = np.count_nonzero(labels.array == dataset.labels["LV"])
             volumes[source] = float(lv * np.prod(image.geometry.spacing) / 1000)
         if looks_swapped(labels.array, dataset.labels):
             swapped.append(source)
-    return CaseCheck(
+    check = CaseCheck(
         case=dataclasses.replace(case, labels=usable),
         label_errors=tuple(errors),
         warnings=tuple(warnings),
-        image_hash=hashlib.sha256(image.array.tobytes()).hexdigest(),
+        image_hash=_hash(image.array),
         label_hashes=hashes,
         swapped=tuple(swapped),
         lv_ml=volumes,
     )
+    return check, read
+
+
+def _hash(array: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
 
 
 def looks_swapped(labels: np.ndarray, values: dict[str, int]) -> bool:

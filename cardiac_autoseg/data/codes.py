@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 from pydicom.sr.coding import Code
 
+from cardiac_autoseg.colors import structure_title
+
 PRIVATE = "99CAS"
 ANATOMICAL_STRUCTURE = Code("91723000", "SCT", "Anatomical Structure")
 LEFT_VENTRICLE = Code("87878005", "SCT", "Left ventricle")
@@ -50,9 +52,8 @@ class Quantity:
 
 
 STRUCTURES = {
-    "LV": Structure("LV cavity", LEFT_VENTRICLE),
-    "MYO": Structure("LV myocardium", LEFT_MYOCARDIUM),
-    "RV": Structure("RV cavity", RIGHT_VENTRICLE),
+    name: Structure(structure_title(name), code)
+    for name, code in (("LV", LEFT_VENTRICLE), ("MYO", LEFT_MYOCARDIUM), ("RV", RIGHT_VENTRICLE))
 }
 
 

@@ -106,7 +106,7 @@ def frames_of(path: Path, header: Dataset) -> list[Frame]:
 
         def find(*keywords: str, own: Mapping[str, Any] = own) -> Any:
             for keyword in keywords:
-                for place in (own, shared, header):
+                for place in (own, shared, header) if own or shared else (header,):
                     value = element(place, keyword)
                     if value is not None:
                         return value

@@ -10,13 +10,18 @@ give ``frames`` one time point (ED, ES); the result is an ordinary 3D segmentati
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import highdicom as hd
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.filebase import DicomBytesIO, DicomFileLike
+from pydicom.filewriter import write_data_element, write_dataset
 from pydicom.sr.codedict import codes
 from pydicom.tag import Tag
 from pydicom.uid import MRImageStorage, generate_uid
@@ -38,6 +43,9 @@ from cardiac_autoseg.data.scan import Instance, Scan
 from cardiac_autoseg.files import atomic_path
 
 _SEGMENT, _TIME, _POSITION = Tag("ReferencedSegmentNumber"), Tag("TemporalPositionIndex"), Tag("ImagePositionPatient")
+_GROUPS = Tag("PerFrameFunctionalGroupsSequence")
+_ITEM = struct.Struct("<HHL")
+"""The head of an item of a sequence: tag and length."""
 
 
 def write_seg(
@@ -73,16 +81,24 @@ def write_seg(
         if scan.instances[time][z] is not None and (labels[time, z] == value).any()
     ]
     places = places or [(1, t, z) for t in chosen for z in planes if scan.instances[t][z] is not None][:1]
-    bits = np.concatenate([(labels[time, z] == values[number - 1][0]).ravel() for number, time, z in places])
-    data = np.packbits(bits, bitorder="little").tobytes()
+    data = _pixels(labels, places, [value for value, _ in values])
     # A reference must have the UID of its image even if that is not a valid one, as in some anonymised studies.
     with as_they_are(), atomic_path(Path(path)) as temporary:
         seg = _empty_segmentation(
             scan, headers, planes, [name for _, name in values], names, (algorithm, version), description
         )
-        _add_frames(seg, scan, headers, planes, places, with_time=scan.frames > 1 and len(chosen) > 1)
-        seg.PixelData = data + b"\0" * (len(data) % 2)
-        seg.save_as(temporary, enforce_file_format=True)
+        groups = _add_frames(seg, scan, headers, planes, places, with_time=scan.frames > 1 and len(chosen) > 1)
+        _save(temporary, seg, groups, data)
+
+
+def _pixels(labels: NDArray[np.uint8], places: Sequence[tuple[int, int, int]], values: Sequence[int]) -> bytes:
+    """The masks at ``places`` (segment, time, slice) one after the other, a bit a pixel."""
+    packed = []
+    for start in range(0, len(places), 8):
+        # Eight frames fill whole bytes, however many pixels they have.
+        masks = [labels[time, z] == values[number - 1] for number, time, z in places[start : start + 8]]
+        packed.append(np.packbits(masks, bitorder="little").tobytes())
+    return b"".join(packed)
 
 
 def _planes(scan: Scan, headers: Mapping[str, Dataset], frames: Sequence[int]) -> dict[int, Plane]:
@@ -160,8 +176,12 @@ def _add_frames(
     planes: Mapping[int, Plane],
     places: Sequence[tuple[int, int, int]],
     with_time: bool,
-) -> None:
-    """Put the frames at ``places`` (segment, time, slice) and all that refers to them into ``seg``, in place."""
+) -> bytes:
+    """Put all that refers to the frames at ``places`` (segment, time, slice) into ``seg``, in place, but the frames' own
+    groups: these are the items of their sequence, encoded.
+
+    Most of what a frame's group says is said by others too, and is encoded once: it is what takes the time.
+    """
     organisation = seg.DimensionOrganizationSequence[0].DimensionOrganizationUID
     dimensions = [(_SEGMENT, Tag("SegmentIdentificationSequence"), "Segment")]
     if with_time:
@@ -170,30 +190,69 @@ def _add_frames(
     seg.DimensionIndexSequence = [_dimension(organisation, *dimension) for dimension in dimensions]
     times = {time: index for index, time in enumerate(sorted({place[1] for place in places}), 1)}
     slices = {z: index for index, z in enumerate(sorted({place[2] for place in places}), 1)}
-    groups, derivations, used = [], {}, {}
+    segments = {number: _encoded(_segment(number)) for number in {place[0] for place in places}}
+    positions = {z: _encoded(_position(planes[z])) for z in slices}
+    sources: dict[tuple[int, int], bytes] = {}
+    used, items = {}, []
     for number, time, z in places:
         item = scan.instances[time][z]
         assert item is not None
         used[item.uid] = headers[item.uid]
-        if (time, z) not in derivations:
-            derivations[time, z] = _derivation(headers[item.uid], item)
-        group = Dataset()
+        if (time, z) not in sources:
+            sources[time, z] = _encoded(_derivation(headers[item.uid], item))
         content = Dataset()
         content.DimensionIndexValues = [number, *([times[time]] if with_time else []), slices[z]]
         if with_time:
             content.TemporalPositionIndex = time + 1
+        group = Dataset()
         group.FrameContentSequence = [content]
-        group.PlanePositionSequence = hd.PlanePositionSequence("PATIENT", planes[z].position)
-        group.DerivationImageSequence = [derivations[time, z]]
-        segment = Dataset()
-        segment.ReferencedSegmentNumber = number
-        group.SegmentIdentificationSequence = [segment]
-        groups.append(group)
+        # In the order of their tags.
+        encoded = sources[time, z] + _encoded(group) + positions[z] + segments[number]
+        items.append(_ITEM.pack(0xFFFE, 0xE000, len(encoded)) + encoded)
     # The made object has this in the shared groups where there is one segment.
     seg.SharedFunctionalGroupsSequence[0].pop("SegmentIdentificationSequence", None)
-    seg.PerFrameFunctionalGroupsSequence = groups
-    seg.NumberOfFrames = len(groups)
+    seg.NumberOfFrames = len(items)
     seg.ReferencedSeriesSequence = references(used.values())
+    return b"".join(items)
+
+
+def _save(path: Path, seg: Dataset, groups: bytes, data: bytes) -> None:
+    """Write ``seg`` with the encoded groups of its frames and its pixels, the last two elements of such a file."""
+    del seg.PerFrameFunctionalGroupsSequence, seg.PixelData
+    seg.save_as(path, enforce_file_format=True)
+    with path.open("ab") as stream:
+        file = _little_endian(DicomFileLike(stream))
+        write_data_element(file, RawDataElement(_GROUPS, "SQ", len(groups), groups, 0, False, True))
+        write_data_element(file, DataElement("PixelData", "OB", data + b"\0" * (len(data) % 2)))
+
+
+def _encoded(dataset: Dataset) -> bytes:
+    """The elements of a dataset as they are in the file."""
+    buffer = _little_endian(DicomBytesIO())
+    write_dataset(buffer, dataset)
+    encoded: bytes = buffer.getvalue()
+    return encoded
+
+
+def _little_endian(file: Any) -> Any:
+    """``file`` in the encoding in which highdicom writes segmentations of bits: explicit VR, little endian."""
+    file.is_little_endian, file.is_implicit_VR = True, False
+    return file
+
+
+def _segment(number: int) -> Dataset:
+    """The group that says which segment a frame is of."""
+    segment, group = Dataset(), Dataset()
+    segment.ReferencedSegmentNumber = number
+    group.SegmentIdentificationSequence = [segment]
+    return group
+
+
+def _position(place: Plane) -> Dataset:
+    """The group that says where a frame lies."""
+    group = Dataset()
+    group.PlanePositionSequence = hd.PlanePositionSequence("PATIENT", place.position)
+    return group
 
 
 def _dimension(organisation: str, pointer: int, group: int, label: str) -> Dataset:
@@ -206,7 +265,7 @@ def _dimension(organisation: str, pointer: int, group: int, label: str) -> Datas
 
 
 def _derivation(header: Dataset, source: Instance) -> Dataset:
-    """The source image of a frame, as the standard wants it for a segmentation."""
+    """The group that names the source image of a frame, as the standard wants it for a segmentation."""
     image = Dataset()
     image.ReferencedSOPClassUID = header.SOPClassUID
     image.ReferencedSOPInstanceUID = header.SOPInstanceUID
@@ -217,4 +276,6 @@ def _derivation(header: Dataset, source: Instance) -> Dataset:
     item = Dataset()
     item.DerivationCodeSequence = [hd.sr.CodedConcept.from_code(codes.DCM.Segmentation)]
     item.SourceImageSequence = [image]
-    return item
+    group = Dataset()
+    group.DerivationImageSequence = [item]
+    return group

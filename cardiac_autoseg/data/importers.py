@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cardiac_autoseg.data import acdc, folder, mnms, nnunet
-from cardiac_autoseg.data.check import Checked, check_dataset
+from cardiac_autoseg.data.check import Checked, Examine, check_dataset
 from cardiac_autoseg.data.header import is_nifti
 from cardiac_autoseg.data.index import Dataset, LabelRef, Source, editing, load_dataset, save_dataset
 from cardiac_autoseg.data.parsing import check_name, class_values, match_labels, values_beside
@@ -68,12 +68,13 @@ def import_and_check(
     simulated: bool = False,
     note: str = "",
     verbose: bool = False,
+    examine: Examine | None = None,
 ) -> Checked:
     """Index ``source``, check every case, write ``dataset.json``, and report what was found and the table of sources.
 
     ``layout`` is a key of :data:`IMPORTERS` or "auto"; ``gt`` names the data set's own labels, ``simulated`` and ``note``
-    describe them. Importing again into a workspace keeps the sources that were added to it. Raises :class:`UserError` if
-    nothing can be imported, or if the workspace holds another data set.
+    describe them; ``examine`` is as for :func:`check_dataset`. Importing again into a workspace keeps the sources that were
+    added to it. Raises :class:`UserError` if nothing can be imported, or if the workspace holds another data set.
     """
     source = source.expanduser()
     check_name(gt, "label source")
@@ -93,7 +94,7 @@ def import_and_check(
         described = dataclasses.replace(dataset.sources[gt], simulated=simulated, note=note)
         dataset = dataclasses.replace(dataset, sources={**dataset.sources, gt: described})
     with editing(workspace.dataset):
-        return _finish(workspace, _keep_added(workspace, dataset, report), skipped, report, verbose)
+        return _finish(workspace, _keep_added(workspace, dataset, report), skipped, report, verbose, examine)
 
 
 def add_source(
@@ -190,7 +191,12 @@ def _keep_added(workspace: Workspace, dataset: Dataset, report: Callable[[str], 
 
 
 def _finish(
-    workspace: Workspace, dataset: Dataset, skipped: list[str], report: Callable[[str], None], verbose: bool
+    workspace: Workspace,
+    dataset: Dataset,
+    skipped: list[str],
+    report: Callable[[str], None],
+    verbose: bool,
+    examine: Examine | None = None,
 ) -> Checked:
     """Check, save, and report.
 
@@ -203,7 +209,7 @@ def _finish(
         dataclasses.replace(case, labels={name: ref for name, ref in case.labels.items() if name not in derived})
         for case in dataset.cases
     )
-    checked = check_dataset(workspace, dataclasses.replace(dataset, cases=tuple(drawn)), report)
+    checked = check_dataset(workspace, dataclasses.replace(dataset, cases=tuple(drawn)), report, examine=examine)
     cases = (dataclasses.replace(case, labels=case.labels | computed[case.id]) for case in checked.dataset.cases)
     checked = dataclasses.replace(checked, dataset=dataclasses.replace(checked.dataset, cases=tuple(cases)))
     checked = dataclasses.replace(checked, left_out=(*skipped, *checked.left_out))

@@ -6,12 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import nrrd
 import numpy as np
 from numpy.typing import NDArray
 
-from cardiac_autoseg.colors import rgb
-from cardiac_autoseg.data.codes import ANATOMICAL_STRUCTURE, structure
+from cardiac_autoseg.colors import rgb, structure_title
 from cardiac_autoseg.data.geometry import Geometry
 from cardiac_autoseg.files import atomic_path, write_text
 
@@ -41,6 +39,8 @@ def write_slicer_segmentation(path: Path, labels: NDArray[np.uint8], geometry: G
     in https://slicer.readthedocs.io/en/latest/developer_guide/modules/segmentations.html. Raises ``ValueError`` if the
     labels do not have the shape of the geometry.
     """
+    import nrrd
+
     if labels.shape != geometry.shape:
         raise ValueError(f"labels of shape {labels.shape} do not fit a geometry of shape {geometry.shape}")
     directions = np.reshape(geometry.direction, (3, 3)) * geometry.spacing
@@ -69,7 +69,7 @@ def write_slicer_colors(path: Path, names: Mapping[str, int]) -> None:
     lines = ["# cardiac_autoseg: value name red green blue opacity", "0 background 0 0 0 0"]
     for name, value in _sorted(names):
         red, green, blue = rgb(name, names)
-        lines.append(f"{value} {structure(name).title.replace(' ', '_')} {red} {green} {blue} 255")
+        lines.append(f"{value} {structure_title(name).replace(' ', '_')} {red} {green} {blue} 255")
     write_text(Path(path), "\n".join(lines) + "\n")
 
 
@@ -78,7 +78,7 @@ def write_itksnap_labels(path: Path, names: Mapping[str, int]) -> None:
     lines = []
     for name, value in _sorted(names):
         red, green, blue = rgb(name, names)
-        lines.append(f'{value:5d} {red:5d} {green:4d} {blue:4d}        1  1  1    "{structure(name).title}"\n')
+        lines.append(f'{value:5d} {red:5d} {green:4d} {blue:4d}        1  1  1    "{structure_title(name)}"\n')
     write_text(Path(path), _ITKSNAP + "".join(lines))
 
 
@@ -98,6 +98,8 @@ def _extent(mask: NDArray[np.bool_]) -> str:
 
 def _segment(prefix: str, name: str, value: int, names: Mapping[str, int], extent: str) -> dict[str, str]:
     """The fields of one segment."""
+    from cardiac_autoseg.data.codes import ANATOMICAL_STRUCTURE, structure  # pydicom, which only some runs need
+
     known = structure(name)
     category, kind = (f"{c.scheme_designator}^{c.value}^{c.meaning}" for c in (ANATOMICAL_STRUCTURE, known.code))
     terminology = (

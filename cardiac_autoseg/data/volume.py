@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,16 @@ import SimpleITK as sitk
 
 from cardiac_autoseg.data.geometry import Geometry
 from cardiac_autoseg.data.geometry import geometry_difference as geometry_difference
-from cardiac_autoseg.data.header import verify
+from cardiac_autoseg.data.header import Header, read_part, verify
 from cardiac_autoseg.errors import UserError
 from cardiac_autoseg.files import atomic_path
+from planning.box import bounding_box
 
 # SimpleITK calls reading in several threads unstable, and rightly: it was seen to abort the process. The
 # check of the file and the work on its voxels run in parallel, ITK's part of reading and writing does not.
 _ITK = threading.Lock()
+_geometries: dict[bytes, Geometry] = {}
+_REMEMBERED = 4096
 
 
 @dataclass(frozen=True)
@@ -42,18 +46,21 @@ def read_volume(path: Path, frame: int | None = None) -> Volume:
 
     Raises :class:`UserError` if the file is unreadable, damaged, not 3D or 4D, or 4D without ``frame``.
     """
-    path = Path(path)
-    volume = _read_frame(path, frame)
-    return Volume(_as_float(path, volume.array), volume.geometry)
+    header, volume = _read_frame(Path(path), frame)
+    return Volume(_as_float(volume.array, header), volume.geometry)
 
 
 def read_cine(path: Path) -> Cine:
     """Read a 4D file as float32 (T, Z, Y, X); a 3D file gives T = 1. Raises :class:`UserError` as :func:`read_volume`."""
     path = Path(path)
-    reader, frames = _open(path)
-    image = from_sitk(_execute(path, reader, frames))
-    array = image.array[None] if isinstance(image, Volume) else image.array
-    return Cine(_as_float(path, array), image.geometry)
+    header, content = read_part(path, lambda header: _frames_bytes(header, 0, _frames(path, header)))
+    if content:
+        geometry = _geometry(path, header)
+        array = _voxels(header, content).reshape(-1, *geometry.shape)
+    else:
+        image = from_sitk(_execute(path, _reader(path), _frames(path, header)))
+        geometry, array = image.geometry, image.array[None] if isinstance(image, Volume) else image.array
+    return Cine(_as_float(array, header), geometry)
 
 
 def read_labels(path: Path, values: Mapping[int, str], labels: Mapping[str, int], frame: int | None = None) -> Volume:
@@ -63,20 +70,21 @@ def read_labels(path: Path, values: Mapping[int, str], labels: Mapping[str, int]
     value that class gets. Raises :class:`UserError` as :func:`read_volume`, and if the file holds any other value.
     """
     path = Path(path)
-    volume = _read_frame(path, frame)
-    not_finite = verify(path).not_finite
-    if not_finite:
-        raise UserError(f"{path} has {not_finite} NaN or infinite values among its labels: correct the file")
+    header, volume = _read_frame(path, frame)
+    if header.not_finite:
+        raise UserError(f"{path} has {header.not_finite} NaN or infinite values among its labels: correct the file")
     missing = sorted(set(values.values()) - set(labels))
     if missing:
         raise UserError(f"{path}: its values are said to mean {', '.join(missing)}, but the classes are {', '.join(labels)}")
     result = np.zeros(volume.array.shape, np.uint8)
+    box = (slice(None), *bounding_box(volume.array))
+    drawn = volume.array[box]
     unknown = []
-    for value in np.unique(volume.array):
+    for value in np.unique(drawn):
         # Some tools store labels as scaled floats, 2.0000001 for 2.
         whole = round(float(value)) if abs(value - np.round(value)) < 1e-3 else None
         if whole is not None and whole in values:
-            result[volume.array == value] = labels[values[whole]]
+            result[box][drawn == value] = labels[values[whole]]
         elif whole != 0:
             unknown.append(f"{float(value):g}")
     if unknown:
@@ -88,7 +96,8 @@ def read_labels(path: Path, values: Mapping[int, str], labels: Mapping[str, int]
 
 def count_frames(path: Path) -> int:
     """Number of frames in a file; 1 if it is 3D. Raises :class:`UserError` if it is unreadable."""
-    return _open(Path(path))[1]
+    path = Path(path)
+    return _frames(path, verify(path))
 
 
 def write_labels(path: Path, array: np.ndarray, geometry: Geometry, note: str = "") -> None:
@@ -97,7 +106,7 @@ def write_labels(path: Path, array: np.ndarray, geometry: Geometry, note: str = 
     ``note`` goes into the description of the header, which has room for 80 characters.
     Raises :class:`UserError` if the file cannot be written.
     """
-    _write(path, np.asarray(array).astype(np.uint8), geometry, note)
+    _write(path, np.asarray(array).astype(np.uint8, copy=False), geometry, note)
 
 
 def write_volume(path: Path, array: np.ndarray, geometry: Geometry) -> None:
@@ -116,17 +125,22 @@ def from_sitk(image: sitk.Image) -> Volume | Cine:
             f"an image of {dimension} dimensions and {image.GetNumberOfComponentsPerPixel()} components a pixel is neither a"
             " stack of slices (3D) nor a cine of them (4D): give a 3D or 4D grey-scale image"
         )
-    size, spacing, origin = image.GetSize(), image.GetSpacing(), image.GetOrigin()
-    direction = np.reshape(image.GetDirection(), (dimension, dimension))[:3, :3]
-    geometry = Geometry(
+    geometry, array = _geometry_of(image), sitk.GetArrayFromImage(image)
+    return Volume(array, geometry) if dimension == 3 else Cine(array, geometry)
+
+
+def _geometry_of(image: sitk.Image | sitk.ImageFileReader) -> Geometry:
+    """Where the voxels of an image, or of a frame of it, lie."""
+    size, spacing, origin, dimension = image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDimension()
+    direction = np.reshape(image.GetDirection(), (dimension, dimension))[:3, :3].ravel()
+    return Geometry(
         size=(size[0], size[1], size[2]),
         spacing=(spacing[0], spacing[1], spacing[2]),
-        origin=(origin[0], origin[1], origin[2]),
-        direction=tuple(float(value) for value in direction.ravel()),
+        # A reader says -0.0 where the image it reads has 0.0.
+        origin=(origin[0] + 0.0, origin[1] + 0.0, origin[2] + 0.0),
+        direction=tuple(float(value) + 0.0 for value in direction),
         frame_step=spacing[3] if dimension == 4 else 1.0,
     )
-    array = sitk.GetArrayFromImage(image)
-    return Volume(array, geometry) if dimension == 3 else Cine(array, geometry)
 
 
 def to_sitk(array: np.ndarray, geometry: Geometry) -> sitk.Image:
@@ -139,24 +153,40 @@ def to_sitk(array: np.ndarray, geometry: Geometry) -> sitk.Image:
     if array.dtype in (np.bool_, np.float16):
         # SimpleITK knows neither.
         array = array.astype(np.uint8 if array.dtype == np.bool_ else np.float32)
-    frames = []
-    for volume in array if array.ndim == 4 else array[None]:
-        image = sitk.GetImageFromArray(volume)
-        image.SetSpacing(geometry.spacing)
-        image.SetOrigin(geometry.origin)
-        image.SetDirection(geometry.direction)
-        frames.append(image)
-    # A header without a time step says 0, which ITK does not take.
-    return frames[0] if array.ndim == 3 else sitk.JoinSeries(frames, 0.0, geometry.frame_step or 1.0)
+    image = sitk.GetImageFromArray(array, isVector=False)
+    image.SetSpacing(geometry.spacing if array.ndim == 3 else (*geometry.spacing, geometry.frame_step or 1.0))
+    image.SetOrigin((*geometry.origin, 0.0)[: array.ndim])
+    direction = np.eye(array.ndim)
+    direction[:3, :3] = np.reshape(geometry.direction, (3, 3))
+    image.SetDirection(direction.ravel())
+    return image
 
 
-def _open(path: Path) -> tuple[sitk.ImageFileReader, int]:
-    """A reader that knows the header, and the number of frames."""
-    header = verify(path)
+def _frames(path: Path, header: Header) -> int:
+    """Number of frames; raises :class:`UserError` if the file is neither 3D nor 4D."""
     dimensions = header.dimensions
     if len(dimensions) < 3 or any(size > 1 for size in dimensions[4:]):
         shape = " x ".join(map(str, dimensions))
         raise UserError(f"{path} is {len(dimensions)}D ({shape}): give a stack of slices (3D) or a cine of them (4D)")
+    return dimensions[3] if len(dimensions) > 3 else 1
+
+
+def _frames_bytes(header: Header, first: int, stop: int) -> tuple[int, int]:
+    """Where the frames from ``first`` to before ``stop`` lie in the file; nowhere if their voxels need ITK to read them."""
+    if not header.plain:
+        return 0, 0
+    size = math.prod(header.dimensions[:3]) * header.bits // 8
+    return header.offset + first * size, header.offset + stop * size
+
+
+def _voxels(header: Header, content: bytearray) -> np.ndarray:
+    """The voxels in one row, in the byte order of this machine."""
+    array = np.frombuffer(content, header.kind)
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def _reader(path: Path) -> sitk.ImageFileReader:
+    """A reader that knows the header."""
     # ITK writes its "unexpected scales in sform" warnings (nearly every ACDC file) to stderr from C++; this is its own
     # switch for them. It is process-wide, hence set where every reading passes, in worker processes too.
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
@@ -174,28 +204,47 @@ def _open(path: Path) -> tuple[sitk.ImageFileReader, int]:
         )
     if min(reader.GetSpacing()[:3]) <= 0:
         raise UserError(f"{path} has spacing {reader.GetSpacing()[:3]}: correct the pixdim fields of its header")
-    return reader, dimensions[3] if len(dimensions) > 3 else 1
+    return reader
 
 
-def _read_frame(path: Path, frame: int | None) -> Volume:
+def _geometry(path: Path, header: Header) -> Geometry:
+    """Where the voxels lie, as ITK understands the header; files that say the same, as those of one scan do, ask it once."""
+    known = _geometries.get(header.space)
+    if known is None:
+        if len(_geometries) >= _REMEMBERED:
+            _geometries.clear()
+        known = _geometries[header.space] = _geometry_of(_reader(path))
+    return known
+
+
+def _read_frame(path: Path, frame: int | None) -> tuple[Header, Volume]:
     """One frame in the type of the file."""
-    reader, frames = _open(path)
-    if frame is None and frames > 1:
-        raise UserError(
-            f"{path} is 4D with {frames} frames where one volume is needed: name its frames in a cases.csv"
-            " (docs/data-layouts.md), or give a 3D file"
-        )
-    if not 0 <= (frame or 0) < frames:
-        raise UserError(
-            f"{path} has {frames} frame(s), there is no frame {frame} (counted from 0): correct the frame number"
-        )
+
+    def part(header: Header) -> tuple[int, int]:
+        frames = _frames(path, header)
+        if frame is None and frames > 1:
+            raise UserError(
+                f"{path} is 4D with {frames} frames where one volume is needed: name its frames in a cases.csv"
+                " (docs/data-layouts.md), or give a 3D file"
+            )
+        if not 0 <= (frame or 0) < frames:
+            raise UserError(
+                f"{path} has {frames} frame(s), there is no frame {frame} (counted from 0): correct the frame number"
+            )
+        return _frames_bytes(header, frame or 0, (frame or 0) + 1)
+
+    header, content = read_part(path, part)
+    if content:
+        geometry = replace(_geometry(path, header), frame_step=1.0)
+        return header, Volume(_voxels(header, content).reshape(geometry.shape), geometry)
+    reader = _reader(path)
     dimension = reader.GetDimension()
     if dimension > 3:
         reader.SetExtractSize([*reader.GetSize()[:3], *[0] * (dimension - 3)])
         reader.SetExtractIndex([0, 0, 0, frame or 0, *[0] * (dimension - 4)])
     volume = from_sitk(_execute(path, reader, 1))
     assert isinstance(volume, Volume)
-    return volume
+    return header, volume
 
 
 def _execute(path: Path, reader: sitk.ImageFileReader, frames: int) -> sitk.Image:
@@ -209,10 +258,10 @@ def _execute(path: Path, reader: sitk.ImageFileReader, frames: int) -> sitk.Imag
         raise UserError(_itk_message(path, error)) from error
 
 
-def _as_float(path: Path, array: np.ndarray) -> np.ndarray:
+def _as_float(array: np.ndarray, header: Header) -> np.ndarray:
     """float32 voxels; NaN and infinite ones are 0, as some versions of ITK make them."""
     array = array.astype(np.float32, copy=False)
-    return np.nan_to_num(array, nan=0.0, posinf=0.0, neginf=0.0) if verify(path).not_finite else array
+    return np.nan_to_num(array, nan=0.0, posinf=0.0, neginf=0.0) if header.not_finite else array
 
 
 def _itk_message(path: Path, error: RuntimeError) -> str:

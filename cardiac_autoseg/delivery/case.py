@@ -2,34 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cardiac_autoseg.data.scan import Person, Scan
-from cardiac_autoseg.errors import UserError
+from cardiac_autoseg.data.scan import Scan
+from cardiac_autoseg.delivery.people import Given
 from cardiac_autoseg.evaluation.cine import INDEXED, CineNumbers, cine_numbers
 from cardiac_autoseg.evaluation.clinical import volume_ml
 from cardiac_autoseg.inference.statistics import Segmentation
 from cardiac_autoseg.inference.temporal import Consistency, temporal_consistency
 from cardiac_autoseg.trust.features import frame_features
 from cardiac_autoseg.trust.findings import Finding, findings
-from cardiac_autoseg.trust.fit import Trust
 from cardiac_autoseg.trust.intervals import patient_doubt
 from cardiac_autoseg.trust.quality import Quality
-
-
-@dataclass(frozen=True)
-class Given:
-    """What the user knows and the file does not say, or says wrongly: frames (from 1), beats per minute, the person."""
-
-    ed: int | None = None
-    es: int | None = None
-    heart_rate: float | None = None
-    person: Person = dataclasses.field(default_factory=Person)
+from cardiac_autoseg.trust.trust import Trust
 
 
 @dataclass(frozen=True)
@@ -59,20 +48,6 @@ class CaseResult:
         rough = None if found is None else found.roughness.get("LV")
         words = () if rough is None else (f"frame-to-frame noise of the LV volume: {rough:.1f} % of the largest",)
         return (*self.scan.notes, *self.numbers.notes, *words)
-
-
-def with_given(scan: Scan, given: Given) -> Scan:
-    """The scan with what the user knows better. Raises :class:`UserError` for a frame that it does not have, and for one
-    that is to be both ends of the beat.
-    """
-    if given.ed is not None and given.ed == given.es:
-        raise UserError(f"{scan.source}: end-diastole and end-systole cannot both be frame {given.ed}: correct one of them")
-    for name, frame in (("--ed", given.ed), ("--es", given.es)):
-        if frame is not None and not 1 <= frame <= scan.frames:
-            raise UserError(f"{scan.source} has {scan.frames} frame(s), there is no {name} {frame} (counted from 1)")
-    known = {name: value for name, value in vars(given.person).items() if value is not None}
-    rate = given.heart_rate or scan.heart_rate
-    return dataclasses.replace(scan, heart_rate=rate, person=dataclasses.replace(scan.person, **known))
 
 
 def analyse(

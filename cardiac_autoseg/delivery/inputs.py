@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 
-from cardiac_autoseg.data.dicom import is_dicom_input, read_study
 from cardiac_autoseg.data.header import SUFFIXES, is_nifti, stem, verify
 from cardiac_autoseg.data.scan import Scan
 from cardiac_autoseg.data.volume import read_cine
@@ -79,6 +78,8 @@ def _in_folder(path: Path, folder: Path) -> bool:
 
 
 def _study(path: Path) -> dict[Path, bool]:
+    from cardiac_autoseg.data.dicom import is_dicom_input  # pydicom, which a run on NIfTI does not need
+
     return {path: True} if is_dicom_input(path) else {}
 
 
@@ -129,6 +130,8 @@ def read_scan(item: Input, series: str | None = None) -> Scan:
     Raises :class:`UserError` as :func:`read_study` and :func:`read_cine`, and for a segmentation in place of an image.
     """
     if item.dicom:
+        from cardiac_autoseg.data.dicom import read_study
+
         scan = read_study(item.path, series)
         return Scan(**{**vars(scan), "name": item.name})
     cine = read_cine(item.path)

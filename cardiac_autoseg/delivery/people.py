@@ -1,17 +1,42 @@
-"""A table of what is known of each case and not in its file: sex, height, weight, heart rate, frames."""
+"""What is known of a case and not in its file (sex, height, weight, heart rate, frames), and a table of it."""
 
 from __future__ import annotations
 
 import csv
+import dataclasses
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from cardiac_autoseg.data.scan import Person
-from cardiac_autoseg.delivery.case import Given
+from cardiac_autoseg.data.scan import Person, Scan
 from cardiac_autoseg.errors import UserError
 
 LIMITS = {"height_cm": (20.0, 250.0), "weight_kg": (1.0, 400.0), "heart_rate": (20.0, 250.0), "age": (0.0, 130.0)}
 COLUMNS = ("case", "sex", "age", "height_cm", "weight_kg", "heart_rate", "ed", "es")
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the user knows and the file does not say, or says wrongly: frames (from 1), beats per minute, the person."""
+
+    ed: int | None = None
+    es: int | None = None
+    heart_rate: float | None = None
+    person: Person = dataclasses.field(default_factory=Person)
+
+
+def with_given(scan: Scan, given: Given) -> Scan:
+    """The scan with what the user knows better. Raises :class:`UserError` for a frame that it does not have, and for one
+    that is to be both ends of the beat.
+    """
+    if given.ed is not None and given.ed == given.es:
+        raise UserError(f"{scan.source}: end-diastole and end-systole cannot both be frame {given.ed}: correct one of them")
+    for name, frame in (("--ed", given.ed), ("--es", given.es)):
+        if frame is not None and not 1 <= frame <= scan.frames:
+            raise UserError(f"{scan.source} has {scan.frames} frame(s), there is no {name} {frame} (counted from 1)")
+    known = {name: value for name, value in vars(given.person).items() if value is not None}
+    rate = given.heart_rate or scan.heart_rate
+    return dataclasses.replace(scan, heart_rate=rate, person=dataclasses.replace(scan.person, **known))
 
 
 def read_people(path: Path) -> dict[str, Given]:

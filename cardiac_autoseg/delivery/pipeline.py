@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cardiac_autoseg.data.scan import Scan
 from cardiac_autoseg.data.volume import write_labels
-from cardiac_autoseg.delivery.case import CaseResult, Given, analyse, with_given
 from cardiac_autoseg.delivery.claim import label_note
 from cardiac_autoseg.delivery.inputs import Input, read_scan
-from cardiac_autoseg.delivery.outputs import Wanted, clear_case, write_case, write_probabilities
+from cardiac_autoseg.delivery.outputs import Wanted, clear_case
+from cardiac_autoseg.delivery.people import Given, with_given
 from cardiac_autoseg.errors import UserError
 from cardiac_autoseg.inference.model import Model
 from cardiac_autoseg.inference.statistics import Segmentation
-from cardiac_autoseg.trust.fit import Trust
+
+if TYPE_CHECKING:
+    from cardiac_autoseg.delivery.case import CaseResult
+    from cardiac_autoseg.trust.trust import Trust
+
+
+FIRST_SLICE = "first slice"
+"""Of the stages in seconds the one that is not a stage: from the start of the process until a network was through once."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +74,7 @@ def deliver(job: Job, items: Sequence[Input], seconds: dict[str, float]) -> Iter
     """
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
         ahead = [reader.submit(_read, item, job) for item in items[:1]]
+        _after_first_slice(job, any(item.dicom for item in items), seconds, writer)
         behind: list[Future[Result]] = []
         for number, item in enumerate(items):
             reading = ahead.pop()
@@ -75,6 +86,24 @@ def deliver(job: Job, items: Sequence[Input], seconds: dict[str, float]) -> Iter
             behind = [writing]
         for done in behind:
             yield done.result()
+
+
+def _after_first_slice(job: Job, dicom: bool, seconds: dict[str, float], writer: ThreadPoolExecutor) -> None:
+    """When the first slices are through a network, note it as :data:`FIRST_SLICE` and let the writer load its modules.
+
+    The writer has nothing to write yet, but earlier than that its loading would be in the way. Only Linux says when a
+    process began.
+    """
+    stat = Path("/proc/self/stat")
+
+    def note(*_: object) -> None:
+        handle.remove()
+        writer.submit(_load_writers, job.wanted, dicom)
+        if stat.is_file():
+            began = int(stat.read_text().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
+            seconds[FIRST_SLICE] = time.clock_gettime(time.CLOCK_BOOTTIME) - began
+
+    handle = job.model.groups[0].networks[0].register_forward_hook(note)
 
 
 def _segment(
@@ -104,6 +133,15 @@ def _read(item: Input, job: Job) -> tuple[Scan, float]:
     return with_given(read_scan(item, job.series), job.given.get(item.name, Given())), perf_counter() - start
 
 
+def _load_writers(wanted: Wanted, dicom: bool) -> None:
+    """Import what :func:`_finish` needs; in its own thread this costs no time while networks work."""
+    if wanted.pages:
+        import cardiac_autoseg.delivery.write
+    if wanted.pages and wanted.dicom and dicom:
+        import cardiac_autoseg.data.dicom_seg
+        import cardiac_autoseg.data.dicom_sr  # noqa: F401
+
+
 def _finish(job: Job, result: Result, scan: Scan, segmentation: Segmentation, seconds: dict[str, float]) -> Result:
     """Measure and write one case."""
     start = perf_counter()
@@ -112,6 +150,8 @@ def _finish(job: Job, result: Result, scan: Scan, segmentation: Segmentation, se
         note = label_note(result.item.path, job.model_hash)
         written: set[str] = set()
         if segmentation.probabilities is not None:
+            from cardiac_autoseg.delivery.write import write_probabilities
+
             kept = segmentation.probabilities if scan.frames > 1 else segmentation.probabilities[:, 0]
             write_probabilities(job.folder / f"{name}.npz", kept, 1.0 if job.trust is None else job.trust.temperature)
             written.add(f"{name}.npz")
@@ -119,6 +159,9 @@ def _finish(job: Job, result: Result, scan: Scan, segmentation: Segmentation, se
             start = perf_counter()
         case = None
         if job.wanted.pages:
+            from cardiac_autoseg.delivery.case import analyse
+            from cardiac_autoseg.delivery.write import write_case
+
             case = analyse(scan, segmentation, bundle.labels, job.trust, job.given.get(name, Given()))
             _add(seconds, "measure", perf_counter() - start)
             start = perf_counter()

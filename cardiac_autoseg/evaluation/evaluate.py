@@ -15,7 +15,7 @@ from cardiac_autoseg.data.volume import count_frames, read_labels
 from cardiac_autoseg.errors import UserError
 from cardiac_autoseg.evaluation.clinical import volume_ml
 from cardiac_autoseg.evaluation.levels import level_scores
-from cardiac_autoseg.evaluation.overlap import dice_of_sizes, joint_counts, sizes
+from cardiac_autoseg.evaluation.overlap import dice_of_sizes, joint_counts, labelled_box, sizes
 from cardiac_autoseg.evaluation.results import (
     CaseMeta,
     CaseResult,
@@ -26,7 +26,7 @@ from cardiac_autoseg.evaluation.results import (
     write_evaluation,
 )
 from cardiac_autoseg.evaluation.summary import summarise
-from cardiac_autoseg.evaluation.surface import surface_distances
+from cardiac_autoseg.evaluation.surface import label_distances
 from cardiac_autoseg.workspace import Workspace
 
 __all__ = [
@@ -55,20 +55,22 @@ def evaluate_case(
     Raises :class:`UserError` if the shapes differ or an array has values that are not in ``labels``.
     """
     for name, array in (("prediction", prediction), ("reference", reference)):
-        _check(array, name, meta, labels)
+        _check_array(array, name, meta)
     if prediction.shape != reference.shape:
         raise UserError(
             f"{meta.case_id}: the prediction has shape {prediction.shape} and the reference {reference.shape} (z, y, x):"
             " predict in the geometry of the original image"
         )
     structures = {name: value for name, value in labels.items() if value != 0}
-    box = _box(prediction, reference)
-    prediction, reference = prediction[box], reference[box]
+    box = labelled_box(prediction, reference)
+    prediction, reference = np.ascontiguousarray(prediction[box]), np.ascontiguousarray(reference[box])
+    for name, array in (("prediction", prediction), ("reference", reference)):
+        _check_values(array, name, meta, labels)
     counts = joint_counts(prediction, reference, max(labels.values()) + 1)
+    apart = label_distances(prediction, reference, tuple(structures.values()), spacing)
     scores = []
-    for structure, value in structures.items():
+    for (structure, value), distances in zip(structures.items(), apart, strict=True):
         both, predicted, expected = sizes(counts, value)
-        distances = surface_distances(prediction == value, reference == value, spacing)
         scores.append(
             StructureScore(
                 structure=structure,
@@ -84,27 +86,19 @@ def evaluate_case(
     return CaseResult(meta, tuple(scores), level_scores(counts, structures, spacing))
 
 
-def _check(array: Labels, name: str, meta: CaseMeta, labels: Mapping[str, int]) -> None:
+def _check_array(array: Labels, name: str, meta: CaseMeta) -> None:
     if array.ndim != 3 or not array.size or not np.issubdtype(array.dtype, np.integer):
         raise UserError(
             f"{meta.case_id}: the {name} is {array.dtype} of shape {array.shape}: give whole numbers of shape (z, y, x)"
         )
-    known = set(labels.values()) | {0}
-    # The histogram of small unsigned values is far cheaper than sorting them.
-    values = np.flatnonzero(np.bincount(array.ravel())) if array.dtype == np.uint8 else np.unique(array)
-    unknown = sorted(set(values.tolist()) - known)
-    if unknown:
-        raise UserError(f"{meta.case_id}: the {name} has values {unknown}; known are {sorted(known)}")
 
 
-def _box(prediction: Labels, reference: Labels) -> tuple[slice, ...]:
-    """The smallest box with all labels of both; one voxel where there are none."""
-    foreground = prediction | reference
-    box = []
-    for axes in ((1, 2), (0, 2), (0, 1)):
-        found = np.flatnonzero(foreground.any(axis=axes))
-        box.append(slice(int(found[0]), int(found[-1]) + 1) if len(found) else slice(0, 1))
-    return tuple(box)
+def _check_values(array: Labels, name: str, meta: CaseMeta, labels: Mapping[str, int]) -> None:
+    known = sorted({*labels.values(), 0})
+    # Comparing with each known value is far cheaper than sorting the array.
+    if sum(np.count_nonzero(array == value) for value in known) != array.size:
+        unknown = sorted(set(np.unique(array).tolist()) - set(known))
+        raise UserError(f"{meta.case_id}: the {name} has values {unknown}; known are {known}")
 
 
 def evaluate_arrays(
@@ -143,7 +137,7 @@ def evaluate_files(
     labelled = {case.id: case for case in dataset.labelled(source)}
     results: list[CaseResult] = []
     failed: list[Failure] = []
-    # One after the other: 0.013 s a case, reading included, is less than starting workers costs for any usual set.
+    # One after the other: 0.005 s a case, reading included, is less than starting workers costs for any usual set.
     for case_id, path in predictions.items():
         try:
             if case_id not in labelled:

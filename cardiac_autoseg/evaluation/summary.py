@@ -27,15 +27,13 @@ def summarise(results: Sequence[CaseResult], failed: Sequence[Failure] = (), ref
         reason = f": {failed[0].case_id}: {failed[0].reason}" if failed else ""
         raise UserError(f"no case could be scored against {reference or 'the reference'}{reason}")
     results = sorted(results, key=lambda result: result.meta.case_id)
-    cases = [
-        {**dataclasses.asdict(result.meta), **dataclasses.asdict(score)} for result in results for score in result.structures
-    ]
+    cases = [{**vars(result.meta), **vars(score)} for result in results for score in result.structures]
     levels = [
         {
             "case_id": result.meta.case_id,
             "subject": result.meta.subject,
             "phase": result.meta.phase,
-            **dataclasses.asdict(score),
+            **vars(score),
         }
         for result in results
         for score in result.levels
@@ -114,10 +112,13 @@ def _patients(results: Sequence[CaseResult]) -> tuple[list[Row], list[str]]:
         notes.append(
             f"{len(unknown)} case(s) are neither ED nor ES, volumes and EF leave them out: {', '.join(unknown[:5])}"
         )
-    for subject in dict.fromkeys(result.meta.subject for result in results):
+    by_subject: dict[str, list[CaseResult]] = {}
+    for result in results:
+        by_subject.setdefault(result.meta.subject, []).append(result)
+    for subject, own in by_subject.items():
         found: dict[str, CaseResult | None] = {}
         for phase in ("ED", "ES"):
-            cases = [result for result in results if result.meta.subject == subject and result.meta.phase == phase]
+            cases = [result for result in own if result.meta.phase == phase]
             if len(cases) > 1:
                 notes.append(
                     f"{subject} has {len(cases)} cases at {phase}; its volumes are those of {cases[0].meta.case_id}"

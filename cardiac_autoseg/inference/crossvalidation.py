@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
@@ -74,7 +75,11 @@ class Pool:
 
     def fold_of(self, case: Case) -> str:
         """The fold that validates on a case."""
-        return next(fold for fold, cases in self.cases.items() if case in cases)
+        return self._folds[case.id]
+
+    @cached_property
+    def _folds(self) -> dict[str, str]:
+        return {case.id: fold for fold, cases in self.cases.items() for case in cases}
 
 
 def collect(
@@ -112,9 +117,10 @@ def collect(
     if missing:
         report(f"fold {', '.join(missing)} missing: the scores are those of fold {', '.join(sorted(common))} only")
     source = scoring_source(gt, dataset)
+    subjects = {str(fold): set(splits.val(fold)) for fold in range(splits.folds)}
     cases = {
-        str(fold): tuple(case for case in dataset.cases if source in case.labels and case.subject in splits.val(fold))
-        for fold in range(splits.folds)
+        fold: tuple(case for case in dataset.cases if source in case.labels and case.subject in own)
+        for fold, own in subjects.items()
     }
     return Pool(workspace, dataset, gt, source, tuple(runs), cases, tuple(sorted(common)), missing, compared)
 

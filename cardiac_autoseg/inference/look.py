@@ -19,7 +19,7 @@ from cardiac_autoseg.preprocessing.resample import resize_images, target_size
 LOOK_MM = 2.0
 """Pixel size of the quick look."""
 TALL = 6
-"""Slices."""
+"""Slices. Of a stack of so many, every third tells where the heart is, and every second which way it lies."""
 
 
 class Look(NamedTuple):
@@ -44,25 +44,30 @@ def look(
     """
     frames = array.reshape(-1, *array.shape[-3:])
     chosen = [frames[number] for number in sorted({0, len(frames) // 3, 2 * len(frames) // 3})]
-    images = [_coarse(frame, spacing[1:], group.plan.clip_percentiles).to(device) for frame in chosen]
-    # Of a tall stack every second slice tells as much.
-    images = [image[:: 2 if len(image) >= TALL else 1] for image in images]
+    known = 0 if not orientation else None if direction is None else turn_by_header(direction, orientation)
+
+    def coarse(frame: NDArray[np.generic], every: int) -> Tensor:
+        return _coarse(frame, spacing[1:], group.plan.clip_percentiles, every).to(device)
 
     def said(image: Tensor) -> Tensor:
         return predict_probabilities(group.networks[:1], image, group.plan.divisor, device=device)
 
-    turn = 0
-    if orientation:
-        known = None if direction is None else turn_by_header(direction, orientation)
-        slices = images[0].shape[0]
-        turn = turn_by_look(images[0][slices // 4 : -(-3 * slices // 4)], said) if known is None else known
-    labels = [likeliest(said(turned_tensor(image, turn))).cpu().numpy() for image in images]
+    turn = known or 0
+    image = coarse(chosen[0], 2 if known is None else 3)
+    first = said(turned_tensor(image, turn))
+    if known is None:
+        middle = slice(len(image) // 4, -(-3 * len(image) // 4))
+        turn = turn_by_look(image[middle], first[:, middle], said)
+        first = said(turned_tensor(image, turn)) if turn else first
+    others = (said(turned_tensor(coarse(frame, 3), turn)) for frame in chosen[1:])
+    labels = [likeliest(probabilities).cpu().numpy() for probabilities in (first, *others)]
     height, width = turned(frames, turn).shape[-2:]
     return Look(turn, region_of(labels, (height, width), turned_spacing(spacing, turn)[1:]))
 
 
-def _coarse(frame: NDArray[np.generic], spacing: tuple[float, float], clip: tuple[float, float]) -> Tensor:
-    """A frame (Z, Y, X), normalised, on the coarse grid (Z, Y', X')."""
-    image = torch.from_numpy(normalise(frame.astype(np.float32, copy=False), clip).astype(np.float32, copy=False))
+def _coarse(frame: NDArray[np.generic], spacing: tuple[float, float], clip: tuple[float, float], every: int) -> Tensor:
+    """A frame (Z, Y, X), normalised, on the coarse grid (Z', Y', X'); of a tall one only every ``every``-th slice."""
+    part = slice((every - 1) // 2, None, every) if len(frame) >= TALL else slice(None)
+    image = torch.from_numpy(normalise(frame, clip)[part].astype(np.float32, copy=False))
     size = target_size((image.shape[1], image.shape[2]), spacing, (LOOK_MM, LOOK_MM))
     return resize_images(image[:, None], size)[:, 0]

@@ -24,6 +24,7 @@ from cardiac_autoseg.inference.postprocessing import POSTPROCESSING
 from cardiac_autoseg.inference.predictor import Group, predict
 from cardiac_autoseg.inference.statistics import Segmentation
 from cardiac_autoseg.inference.views import PLAIN, View
+from cardiac_autoseg.networks.frozen import frozen
 
 LARGEST_MM = 2000.0
 """No scanner makes larger slices; networks would need memory without bound for them."""
@@ -104,8 +105,9 @@ class Model:
         )
         start = perf_counter()
         clean = POSTPROCESSING[self.bundle.postprocessing]
-        frames = turned_back(segmentation.labels, found.turn).reshape(-1, *array.shape[-3:])
-        labels = np.stack([clean(frame, self.bundle.labels) for frame in frames]).reshape(array.shape)
+        labels = np.ascontiguousarray(turned_back(segmentation.labels, found.turn))
+        for frame in labels.reshape(-1, *array.shape[-3:]):
+            frame[:] = clean(frame, self.bundle.labels)
         stages["postprocess"] = stages.get("postprocess", 0.0) + perf_counter() - start
         kept = segmentation.probabilities
         return dataclasses.replace(
@@ -144,8 +146,8 @@ def load_model(path: str | Path, device: str | torch.device | None = None, fast:
     """
     chosen = pick_device(device)
     bundle, networks = load_bundle(Path(path), count=1 if fast else None)
-    placed = [network.to(chosen, memory_format=torch.channels_last) for network in networks]  # type: ignore[call-overload]
-    return Model(bundle, _groups(bundle, placed), () if fast else bundle.flips, (PLAIN,) if fast else bundle.views, chosen)
+    ready = [frozen(network, chosen) for network in networks]
+    return Model(bundle, _groups(bundle, ready), () if fast else bundle.flips, (PLAIN,) if fast else bundle.views, chosen)
 
 
 def _groups(bundle: Bundle, networks: Sequence[nn.Module]) -> tuple[Group, ...]:
@@ -177,5 +179,7 @@ def _check(array: NDArray[np.generic], spacing: tuple[float, float, float]) -> N
         raise UserError(
             f"slices of {sides[0]:.0f} x {sides[1]:.0f} mm are not of a person: correct the spacing in the header"
         )
-    if not np.isfinite(array).all():
-        raise UserError(f"the image has {int((~np.isfinite(array)).sum())} voxels that are NaN or infinite: export it again")
+    if array.dtype.kind == "f":
+        broken = sum(int((~np.isfinite(frame)).sum()) for frame in array.reshape(-1, *array.shape[-3:]))
+        if broken:
+            raise UserError(f"the image has {broken} voxels that are NaN or infinite: export it again")

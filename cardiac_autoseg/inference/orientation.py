@@ -72,12 +72,13 @@ def turn_by_header(direction: Sequence[float], wanted: Sequence[float]) -> int |
     return int(np.argmax(scores))
 
 
-def turn_by_look(look: Tensor, predict: Callable[[Tensor], Tensor]) -> int:
+def turn_by_look(look: Tensor, said: Tensor, predict: Callable[[Tensor], Tensor]) -> int:
     """The turn at which the network is surest of what it sees; 0 unless another is clearly better.
 
-    ``look`` are some normalised slices (Z, Y, X) of the middle of the heart; ``predict`` gives their class probabilities.
+    ``look`` are some normalised slices (Z, Y, X) of the middle of the heart, ``said`` their class probabilities (C, Z, Y, X)
+    as they lie; ``predict`` gives those of turned ones.
     """
-    first = _sureness(predict(look))
+    first = _sureness(said)
     if first[0] >= SURE:
         return 0
     others = {}

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Final
 
 import numpy as np
-from acvl_utils.morphology.morphology_helper import cc3d_label_with_component_sizes
+from cc3d import connected_components
 from numpy.typing import NDArray
-from scipy import ndimage
+
+from planning.box import bounding_box
 
 Labels = NDArray[np.uint8]
 Postprocessing = Callable[[Labels, Mapping[str, int]], Labels]
 """Takes labels (Z, Y, X) and the value of each class; returns new labels of the same shape."""
 
-CONNECTIVITY = 26
+CONNECTIVITY: Final = 26
 """Voxels that touch at a corner belong together, else a thin oblique wall would fall apart."""
 
 
@@ -44,13 +46,14 @@ def largest_heart(labels: Labels, values: Mapping[str, int]) -> Labels:
 
 def _largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """The largest component of a mask (Z, Y, X) that is not empty; of equals the first."""
-    # acvl_utils' own function for this takes time with the square of the number of components, too slow on speckle.
-    components, count = cc3d_label_with_component_sizes(mask, CONNECTIVITY)
-    return components == max(count, key=lambda number: count[number])
+    components = connected_components(mask, connectivity=CONNECTIVITY)
+    return np.asarray(components == 1 + np.bincount(components.ravel())[1:].argmax())
 
 
 def fill_holes(labels: Labels, values: Mapping[str, int]) -> Labels:
     """Give background that is enclosed by the heart within a slice to the class nearest to it, in pixels."""
+    from scipy import ndimage  # slow to import, and not needed before the networks are done
+
     del values
     result = labels.copy()
     for plane in result:
@@ -72,12 +75,25 @@ def largest_heart_then_fill(labels: Labels, values: Mapping[str, int]) -> Labels
     return fill_holes(largest_heart(labels, values), values)
 
 
+def _in_box(function: Postprocessing) -> Postprocessing:
+    """``function``, shown only the box around the heart: the same result, as background beyond it stays background."""
+
+    def inside(labels: Labels, values: Mapping[str, int]) -> Labels:
+        box = (slice(None), *bounding_box(labels))
+        result = np.zeros_like(labels)
+        if labels[box].size:
+            result[box] = function(np.ascontiguousarray(labels[box]), values)
+        return result
+
+    return inside
+
+
 POSTPROCESSING: dict[str, Postprocessing] = {
     "none": none,
-    "fill_holes": fill_holes,
-    "largest_heart": largest_heart,
-    "largest_component": largest_component,
-    "largest_heart+fill_holes": largest_heart_then_fill,
-    "largest_component+fill_holes": largest_component_then_fill,
+    "fill_holes": _in_box(fill_holes),
+    "largest_heart": _in_box(largest_heart),
+    "largest_component": _in_box(largest_component),
+    "largest_heart+fill_holes": _in_box(largest_heart_then_fill),
+    "largest_component+fill_holes": _in_box(largest_component_then_fill),
 }
 """From what changes least to what changes most."""

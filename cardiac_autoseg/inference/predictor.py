@@ -15,14 +15,14 @@ from torch.nn import functional
 
 from cardiac_autoseg.device import uses_bfloat16
 from cardiac_autoseg.inference.region import Region
-from cardiac_autoseg.inference.statistics import Counts, Segmentation, count_opinions, slice_statistics
+from cardiac_autoseg.inference.statistics import Counts, Segmentation, count_groups, slice_statistics
 from cardiac_autoseg.inference.views import PLAIN, View, from_view, to_view
 from cardiac_autoseg.preprocessing.normalise import normalise
 from cardiac_autoseg.preprocessing.resample import resize_images, resize_maps, target_size
 from planning.plan import Plan
 
-CHUNK_VALUES = {"cuda": 1 << 28, "cpu": 1 << 24}
-"""Probabilities held at once on the image's grid, by device: 1 GiB and 64 MiB as float32, more while resampling."""
+CHUNK_VALUES = {"cuda": 1 << 28, "cpu": 1 << 21}
+"""Probabilities held at once on the image's grid, by device: 1 GiB and 8 MiB as float32, a few times as much on the way."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def slices_per_batch(pixels: int, device: torch.device) -> int:
 
     A GPU is only busy with some millions of pixels; a CPU is fastest while the feature maps stay near its caches.
     """
-    limit = 1 << 22 if device.type == "cuda" else 1 << 18
+    limit = 1 << 22 if device.type == "cuda" else 1 << 17
     return max(1, limit // pixels)
 
 
@@ -83,7 +83,7 @@ def predict_probabilities(
     batch
         Images per forward pass, mirrored ones counted; None: by their size and the device.
     amp
-        bfloat16 autocast; None: where the device gains from it.
+        bfloat16 autocast; None: where the device gains from it, as :func:`cardiac_autoseg.networks.frozen.frozen` decides.
 
     Returns
     -------
@@ -96,16 +96,16 @@ def predict_probabilities(
     batch = batch or slices_per_batch(height * width, device)
     # A batch may be smaller than the number of mirror images: then these too are taken in turns.
     step, turn = max(1, batch // len(mirrors)), min(batch, len(mirrors))
-    parts = []
+    result: Tensor | None = None
     for start in range(0, images.shape[0], step):
         part = images[start : start + step, None].to(device, torch.float32)
-        total: Tensor | None = None
         for first in range(0, len(mirrors), turn):
             summed = _sum_over_mirrors(networks, part, mirrors[first : first + turn], divisor, amp)
-            total = summed if total is None else total + summed
-        assert total is not None
-        parts.append(total / (len(networks) * len(mirrors)))
-    return torch.cat(parts).transpose(0, 1)
+            if result is None:
+                result = summed.new_zeros((images.shape[0], *summed.shape[1:]))
+            result[start : start + step] += summed
+    assert result is not None
+    return result.div_(len(networks) * len(mirrors)).transpose(0, 1)
 
 
 def _sum_over_mirrors(
@@ -183,17 +183,17 @@ def predict(
     stages: dict[str, float] = {} if seconds is None else seconds
     frames = array.reshape(-1, *array.shape[-3:])
     size = (array.shape[-2], array.shape[-1])
+    region = region or Region(slice(0, size[0]), slice(0, size[1]))
     classes, count = len(groups[0].plan.classes), frames.shape[0] * frames.shape[1]
     with _timed(stages, "normalise", device):
         # One copy for all plans, unless they clip differently.
         images = {clip: _normalised(frames, clip, region) for clip in {group.plan.clip_percentiles for group in groups}}
-    part_size = size if region is None else (region.y.stop - region.y.start, region.x.stop - region.x.start)
     labels = np.zeros((count, *size), np.uint8)
     kept = np.zeros((classes, count, *size), np.float16) if keep_probabilities else None
-    if kept is not None and region is not None:
+    if kept is not None:
         kept[0] = 1
-    inside = (slice(None), slice(None)) if region is None else (region.y, region.x)
-    chunk = max(1, CHUNK_VALUES.get(device.type, 1 << 24) // (classes * part_size[0] * part_size[1]))
+    pixels = (region.y.stop - region.y.start) * (region.x.stop - region.x.start)
+    chunk = max(1, CHUNK_VALUES.get(device.type, CHUNK_VALUES["cpu"]) // (classes * pixels))
     counted: list[Counts] = []
     for start in range(0, count, chunk):
         part = slice(start, min(count, start + chunk))
@@ -201,9 +201,9 @@ def predict(
         mean, counts = _mean_over_groups(groups, slices, spacing[1:], flips, views, amp, stages)
         counted.append(counts)
         with _timed(stages, "resample", device):
-            labels[part, *inside] = likeliest(mean).cpu().numpy()
+            labels[part, *region] = likeliest(mean).cpu().numpy()
             if kept is not None:
-                kept[:, part, *inside] = mean.to(torch.float16).cpu().numpy()
+                kept[:, part, *region] = mean.to(torch.float16).cpu().numpy()
     return Segmentation(
         labels.reshape(array.shape),
         slice_statistics(counted, frames.shape[:2]),
@@ -211,11 +211,11 @@ def predict(
     )
 
 
-def _normalised(frames: NDArray[np.generic], clip: tuple[float, float], region: Region | None) -> Tensor:
+def _normalised(frames: NDArray[np.generic], clip: tuple[float, float], region: Region) -> Tensor:
     """Frames (T, Z, Y, X), each normalised as a whole, of which the region is kept: slices (T * Z, y, x) float32."""
-    part = (slice(None), *(region or (slice(None), slice(None))))
-    result = np.stack([normalise(frame, clip)[part] for frame in frames])
-    return torch.from_numpy(result.reshape(-1, *result.shape[2:]).astype(np.float32, copy=False))
+    # Frame by frame, as normalisation makes float64.
+    result = np.stack([normalise(frame, clip)[:, region.y, region.x].astype(np.float32) for frame in frames])
+    return torch.from_numpy(result.reshape(-1, *result.shape[2:]))
 
 
 def _mean_over_groups(
@@ -253,22 +253,7 @@ def _mean_over_groups(
             total = share if total is None else total.add_(share)
     assert total is not None
     with _timed(stages, "resample", total.device):
-        return total, _count(consensus, opinions, size, spacing)
-
-
-def _count(
-    consensus: list[tuple[Tensor, int]], opinions: list[Tensor], size: tuple[int, int], spacing: tuple[float, float]
-) -> Counts:
-    """How far ``opinions`` agree with the mean of the means in ``consensus``, each weighted by its number of opinions.
-
-    On the grid of the networks, where there are fewest pixels to count; of several grids on that of the first.
-    """
-    mean = consensus[0][0]
-    if len(consensus) > 1:
-        grid = (mean.shape[2], mean.shape[3])
-        mean = torch.stack([probabilities_to_grid(part, grid) * (own / len(opinions)) for part, own in consensus]).sum(0)
-    pixel = size[0] * size[1] * spacing[0] * spacing[1] / (mean.shape[2] * mean.shape[3])
-    return count_opinions(mean, opinions, pixel)
+        return total, count_groups(consensus, opinions, size, spacing)
 
 
 def _over_views(

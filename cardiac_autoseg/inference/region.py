@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from acvl_utils.morphology.morphology_helper import cc3d_label_with_component_sizes
+from cc3d import connected_components
 from numpy.typing import NDArray
 
 MARGIN_MM = 30.0
@@ -32,8 +32,8 @@ def region_of(looks: Sequence[NDArray[np.uint8]], size: tuple[int, int], spacing
     for labels in looks:
         mask = labels > 0
         if mask.any():
-            components, counts = cc3d_label_with_component_sizes(mask, 26)
-            found |= (components == max(counts, key=lambda number: counts[number])).any(0)
+            components = connected_components(mask, connectivity=26)
+            found |= (components == 1 + np.bincount(components.ravel())[1:].argmax()).any(0)
     if not found.any():
         return None
     sides = []

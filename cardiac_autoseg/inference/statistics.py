@@ -10,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cardiac_autoseg.preprocessing.resample import resize_maps
+
 Counts = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 """The fields of :class:`SliceStatistics`, for a run of slices (Z in place of T, Z), on the CPU."""
 
@@ -58,6 +60,22 @@ def count_opinions(mean: Tensor, opinions: Sequence[Tensor], pixel: float) -> Co
     fields = (joint[0].sum(2), joint.sum(2), joint.diagonal(dim1=2, dim2=3), mean.sum(dim=(2, 3)).T.mul(pixel), entropy)
     consensus_area, areas, overlaps, expected, uncertainty = (field.cpu() for field in fields)
     return consensus_area, areas, overlaps, expected, uncertainty
+
+
+def count_groups(
+    consensus: Sequence[tuple[Tensor, int]], opinions: Sequence[Tensor], size: tuple[int, int], spacing: tuple[float, float]
+) -> Counts:
+    """How far ``opinions`` agree with the mean of the means in ``consensus``, each weighted by its number of opinions.
+
+    On the grid of the networks, where there are fewest pixels to count; of several grids on that of the first.
+    """
+    mean = consensus[0][0]
+    if len(consensus) > 1:
+        grid = (mean.shape[2], mean.shape[3])
+        mean = torch.stack([resize_maps(part.transpose(0, 1), grid) * (own / len(opinions)) for part, own in consensus])
+        mean = mean.sum(0).transpose(0, 1)
+    pixel = size[0] * size[1] * spacing[0] * spacing[1] / (mean.shape[2] * mean.shape[3])
+    return count_opinions(mean, opinions, pixel)
 
 
 def slice_statistics(parts: Sequence[Counts], shape: tuple[int, int]) -> SliceStatistics:

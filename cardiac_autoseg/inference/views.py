@@ -34,6 +34,7 @@ def _sample(images: Tensor, degrees: float, zoom: float) -> Tensor:
     # affine_grid counts each axis from -1 to 1: the turn must be one in pixels, whatever the sides.
     matrix = torch.tensor(
         [[cosine, -sine * height / width, 0.0], [sine * width / height, cosine, 0.0]], device=images.device
-    ).expand(images.shape[0], 2, 3)
-    grid = functional.affine_grid(matrix, list(images.shape), align_corners=False)
+    )
+    # The same for all slices, so made once.
+    grid = functional.affine_grid(matrix[None], [1, 1, height, width], align_corners=False).expand(len(images), -1, -1, -1)
     return functional.grid_sample(images, grid, align_corners=False, padding_mode="border")

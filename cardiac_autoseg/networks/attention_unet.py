@@ -28,7 +28,15 @@ class AttentionGate(nn.Module):
         """skip (B, C, H, W), gate (B, D, H / s, W / s) -> gated skip (B, C, H, W)."""
         alpha = torch.sigmoid(self.psi(functional.relu(self.from_skip(skip) + self.from_gate(gate))))
         alpha = functional.interpolate(alpha, size=skip.shape[-2:], mode="bilinear", align_corners=False)
-        return self.out(skip * alpha)
+        gated: Tensor = self.out(skip * alpha)
+        if gated.requires_grad:
+            # The gradient comes from a concatenation, as a part of a larger tensor, on which batch norm is slow.
+            gated.register_hook(_dense)
+        return gated
+
+
+def _dense(gradient: Tensor) -> Tensor:
+    return gradient.contiguous(memory_format=torch.channels_last)
 
 
 def attention_unet(shape: UNetShape, channels: int, classes: int) -> UNet:

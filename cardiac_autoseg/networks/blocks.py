@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 def convolution(channels_in: int, channels_out: int, stride: tuple[int, int] = (1, 1)) -> nn.Sequential:
@@ -42,6 +43,25 @@ def encode(stages: nn.ModuleList, x: Tensor) -> list[Tensor]:
         x = module(x)
         features.append(x)
     return features
+
+
+class Upsampling(nn.ConvTranspose2d):
+    """Transposed convolution whose kernel is its stride, as a matrix product: the same numbers, since no two outputs share
+    an input pixel, but a backward pass that is three times as fast on CPUs (benchmarks/results/training_step.md).
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, stride: tuple[int, int], bias: bool = True) -> None:
+        super().__init__(channels_in, channels_out, stride, stride=stride, bias=bias)
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:  # noqa: ARG002
+        """(B, C, H, W) -> (B, C', s_y H, s_x W), in channels-last memory."""
+        batch, _, height, width = x.shape
+        down, across = self.kernel_size
+        weight = self.weight.permute(2, 3, 1, 0).reshape(-1, self.in_channels)
+        bias = None if self.bias is None else self.bias.repeat(down * across)
+        pixels = functional.linear(x.permute(0, 2, 3, 1), weight, bias)
+        blocks = pixels.view(batch, height, width, down, across, self.out_channels).transpose(2, 3)
+        return blocks.reshape(batch, down * height, across * width, self.out_channels).permute(0, 3, 1, 2)
 
 
 def initialise(network: nn.Module, slope: float = 0.01) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cardiac_autoseg.networks.blocks import initialise
+from cardiac_autoseg.networks.blocks import Upsampling, initialise
 from planning.plan import ENetShape
 
 SLOPE = 0.25
@@ -108,7 +108,7 @@ class UpBottleneck(nn.Module):
         self.body = nn.Sequential(
             nn.Conv2d(channels, inner, 1, bias=False),
             *_activated(inner),
-            nn.ConvTranspose2d(inner, inner, 2, stride=2, bias=False),
+            Upsampling(inner, inner, (2, 2), bias=False),
             *_activated(inner),
             nn.Conv2d(inner, width, 1, bias=False),
             nn.BatchNorm2d(width),
@@ -143,7 +143,7 @@ class ENet(nn.Module):
         self.stage4 = nn.Sequential(Bottleneck(second), Bottleneck(second))
         self.up5 = UpBottleneck(second, first)
         self.stage5 = Bottleneck(first)
-        self.head = nn.ConvTranspose2d(first, classes, 2, stride=2)
+        self.head = Upsampling(first, classes, (2, 2))
         initialise(self, slope=SLOPE)
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from cardiac_autoseg.networks.blocks import encode, encoder, initialise, stage
+from cardiac_autoseg.networks.blocks import Upsampling, encode, encoder, initialise, stage
 from planning.plan import UNetShape
 
 Gate = Callable[[int, int, tuple[int, int]], nn.Module]
@@ -26,9 +26,7 @@ class UNet(nn.Module):
         self.encoder = encoder(channels, widths, strides, shape.convolutions)
         levels = range(len(widths) - 2, -1, -1)
         self.gates = nn.ModuleList(gate(widths[i], widths[i + 1], strides[i + 1]) for i in levels) if gate else None
-        self.up = nn.ModuleList(
-            nn.ConvTranspose2d(widths[i + 1], widths[i], strides[i + 1], stride=strides[i + 1]) for i in levels
-        )
+        self.up = nn.ModuleList(Upsampling(widths[i + 1], widths[i], strides[i + 1]) for i in levels)
         self.decoder = nn.ModuleList(stage(2 * widths[i], widths[i], shape.convolutions) for i in levels)
         # heads[0] is full resolution, heads[i] that of stage i.
         self.heads = nn.ModuleList(nn.Conv2d(widths[i], classes, 1) for i in range(1 + shape.deep_supervision))

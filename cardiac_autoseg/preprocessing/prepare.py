@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 
 from cardiac_autoseg.data.index import Case, Dataset
 from cardiac_autoseg.data.load import load_image, load_labels, require_same_geometry
+from cardiac_autoseg.data.volume import Volume
 from cardiac_autoseg.errors import UserError
-from cardiac_autoseg.files import hash_json, read_json, write_json, write_json_if_changed
+from cardiac_autoseg.files import hash_json, read_json, write_cache, write_json, write_json_if_changed
 from cardiac_autoseg.preprocessing.identity import FileHashes
-from cardiac_autoseg.preprocessing.store import Grid, in_threads
+from cardiac_autoseg.preprocessing.store import Grid
+from cardiac_autoseg.threads import in_threads
 from cardiac_autoseg.workspace import Workspace
 from planning.fingerprint import (
     FORMAT_VERSION,
@@ -19,8 +22,8 @@ from planning.fingerprint import (
     Fingerprint,
     build_fingerprint,
     case_from_json,
-    measure_case,
 )
+from planning.measure import measure_case
 from planning.plan import Plan
 from planning.planner import make_plan
 from planning.splits import FOLDS, Splits, make_splits
@@ -88,12 +91,8 @@ def _drawn(dataset: Dataset) -> Dataset:
 
 def _measure(workspace: Workspace, dataset: Dataset, hashes: FileHashes, case: Case) -> tuple[CaseMeasurement, str, bool]:
     """A case's measurement, its key, and whether it had to be made; kept in a file, so that a killed run goes on."""
-    labels = {name: [hashes(workspace.resolve(ref.path)), ref.frame] for name, ref in sorted(case.labels.items())}
-    values = {name: sorted(dataset.sources[name].values.items()) for name in labels}
-    key = hash_json(
-        [FORMAT_VERSION, hashes(workspace.resolve(case.image)), case.image_frame, labels, values, dataset.labels]
-    )
-    path = workspace.preprocessed / "measurements" / f"{case.id}.json"
+    key = _measurement_key(workspace, dataset, hashes, case)
+    path = _measurement_path(workspace, case)
     if path.is_file():
         try:
             kept = read_json(path)
@@ -102,17 +101,40 @@ def _measure(workspace: Workspace, dataset: Dataset, hashes: FileHashes, case: C
         except (UserError, KeyError, TypeError):
             pass  # measured again below
     image = load_image(workspace, case)
-    arrays = {}
-    for source in case.labels:
-        volume = load_labels(workspace, dataset, case, source)
+    labels = {source: load_labels(workspace, dataset, case, source) for source in case.labels}
+    for volume in labels.values():
         require_same_geometry(image, volume, case)
-        arrays[source] = volume.array
     try:
-        measurement = measure_case(image.array, arrays, image.geometry.spacing_zyx, case.id, dataset.classes)
+        return measure_loaded(workspace, hashes, dataset, case, image, labels), key, True
     except ValueError as error:
         raise UserError(str(error)) from error
-    write_json(path, {"key": key, "measurement": dataclasses.asdict(measurement)})
-    return measurement, key, True
+
+
+def measure_loaded(
+    workspace: Workspace, hashes: FileHashes, dataset: Dataset, case: Case, image: Volume, labels: dict[str, Volume]
+) -> CaseMeasurement:
+    """Measure a case that has been read, and keep the result for :func:`update_fingerprint`; ``ValueError`` if it cannot be.
+
+    ``labels`` are all that the case has in the index, but for those of derived sources.
+    """
+    arrays = {source: volume.array for source, volume in labels.items()}
+    measurement = measure_case(image.array, arrays, image.geometry.spacing_zyx, case.id, dataset.classes)
+    values = {"key": _measurement_key(workspace, dataset, hashes, case), "measurement": dataclasses.asdict(measurement)}
+    write_cache(_measurement_path(workspace, case), values)
+    return measurement
+
+
+def _measurement_path(workspace: Workspace, case: Case) -> Path:
+    return workspace.preprocessed / "measurements" / f"{case.id}.json"
+
+
+def _measurement_key(workspace: Workspace, dataset: Dataset, hashes: FileHashes, case: Case) -> str:
+    """What the measurement of a case depends on."""
+    labels = {name: [hashes(workspace.resolve(ref.path)), ref.frame] for name, ref in sorted(case.labels.items())}
+    values = {name: sorted(dataset.sources[name].values.items()) for name in labels}
+    return hash_json(
+        [FORMAT_VERSION, hashes(workspace.resolve(case.image)), case.image_frame, labels, values, dataset.labels]
+    )
 
 
 def load_fingerprint(workspace: Workspace) -> Fingerprint:
@@ -167,7 +189,8 @@ def update_splits(workspace: Workspace, dataset: Dataset) -> tuple[Splits, bool]
     try:
         if workspace.splits.is_file():
             splits = Splits.from_json(read_json(workspace.splits))
-            together = all(any(names <= set(fold) for fold in splits.validation) for names in persons.values())
+            folds_now = [set(fold) for fold in splits.validation]
+            together = all(any(names <= fold for fold in folds_now) for names in persons.values())
             if together and set(splits.subjects) == set().union(*persons.values()):
                 return splits, False
         if len(persons) < FOLDS:

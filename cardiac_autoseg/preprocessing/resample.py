@@ -9,11 +9,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
-
-def target_size(size: tuple[int, int], spacing: tuple[float, float], target: tuple[float, float]) -> tuple[int, int]:
-    """Pixels (y, x) of a slice of ``size`` and ``spacing`` (mm) at the spacing ``target`` (mm), at least 1."""
-    height, width = (max(1, round(n * old / new)) for n, old, new in zip(size, spacing, target, strict=True))
-    return height, width
+from cardiac_autoseg.preprocessing.matrices import target_size as target_size
 
 
 def resize_images(images: Tensor, size: tuple[int, int]) -> Tensor:
@@ -30,11 +26,3 @@ def resize_maps(maps: Tensor, size: tuple[int, int]) -> Tensor:
     # When nothing shrinks the filter changes nothing but the time.
     shrinks = size[0] < maps.shape[-2] or size[1] < maps.shape[-1]
     return functional.interpolate(maps, size=size, mode="bilinear", antialias=shrinks)
-
-
-def resize_labels(labels: Tensor, classes: int, size: tuple[int, int]) -> Tensor:
-    """Labels (N, H, W) uint8 to (N, *size): each class is resized as a map and the largest wins."""
-    if labels.shape[-2:] == size:
-        return labels
-    one_hot = functional.one_hot(labels.long(), classes).movedim(-1, 1).float()
-    return resize_maps(one_hot, size).argmax(dim=1).to(labels.dtype)

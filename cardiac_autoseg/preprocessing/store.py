@@ -9,29 +9,27 @@ from __future__ import annotations
 
 import fcntl
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from cardiac_autoseg.data.index import Case, Dataset
 from cardiac_autoseg.data.load import load_image, load_labels, require_same_geometry
 from cardiac_autoseg.errors import UserError
-from cardiac_autoseg.files import atomic_path, hash_json, read_json, write_json, write_json_if_changed
+from cardiac_autoseg.files import atomic_path, hash_json, read_json, write_cache, write_json_if_changed
 from cardiac_autoseg.preprocessing.identity import FileHashes
+from cardiac_autoseg.preprocessing.matrices import resample_image, resample_labels, target_size
 from cardiac_autoseg.preprocessing.normalise import normalise
-from cardiac_autoseg.preprocessing.resample import resize_images, resize_labels, target_size
+from cardiac_autoseg.threads import available_cores
+from cardiac_autoseg.threads import in_threads as in_threads
 from cardiac_autoseg.workspace import Workspace
 
 FORMAT_VERSION = 1
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -64,13 +62,13 @@ class PreprocessedStore:
         except (KeyError, TypeError) as error:
             raise UserError(f"{path} is not a whole index ({error}): run cas_plan_and_preprocess again") from error
 
-    def image(self, case_id: str) -> NDArray[np.float16]:
-        """Normalised image, float16 in [0, 1]."""
-        return self._load(image_path(self.workspace, case_id))
+    def image(self, case_id: str, mapped: bool = False) -> NDArray[np.float16]:
+        """Normalised image, float16 in [0, 1]; ``mapped`` as in :meth:`_load`."""
+        return self._load(image_path(self.workspace, case_id), mapped)
 
-    def labels(self, case_id: str, source: str) -> NDArray[np.uint8]:
-        """Labels of one source, uint8."""
-        return self._load(label_path(self.workspace, case_id, source))
+    def labels(self, case_id: str, source: str, mapped: bool = False) -> NDArray[np.uint8]:
+        """Labels of one source, uint8; ``mapped`` as in :meth:`_load`."""
+        return self._load(label_path(self.workspace, case_id, source), mapped)
 
     def spacing(self, case_id: str) -> tuple[float, float, float]:
         """Original (z, y, x) spacing of the case in mm."""
@@ -108,9 +106,14 @@ class PreprocessedStore:
                 found.append(case.id)
         return found
 
-    def _load(self, path: Path) -> NDArray[Any]:
+    def _load(self, path: Path, mapped: bool) -> NDArray[Any]:
+        """The array in memory, or ``mapped``: read-only, read from the file as it is used.
+
+        A mapped array stays what it is when the file is replaced, as this module does. A process has about 65,000 maps.
+        """
         try:
-            return np.load(path, allow_pickle=False)
+            # As a plain array, since slices of numpy's memmap class cost three times as much.
+            return np.asarray(np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False))
         except (OSError, ValueError) as error:
             raise UserError(f"{path} cannot be read ({error}): run cas_plan_and_preprocess again") from error
 
@@ -140,15 +143,16 @@ def preprocess(
 ) -> Outcome:
     """Bring the store up to date with the index and ``grid``.
 
-    Works in threads: reading (ITK) and resampling (torch) release Python's lock, and a thread cannot be killed behind
-    our back as a worker process can. A case that fails is left out and named in the outcome; the others go on.
-    ``index.json`` is written at the end, for what is there.
+    Works in threads: unpacking and resampling release Python's lock, and a thread cannot be killed behind our back as a
+    worker process can. There are two a core (``workers`` None), as half of their time they wait for the disk. A case that
+    fails is left out and named in the outcome; the others go on. ``index.json`` is written at the end, for what is there.
     """
     hashes = FileHashes(workspace.preprocessed / "files.json")
     entries: dict[str, dict[str, Any]] = {}
     failed: dict[str, str] = {}
     made = kept = 0
     work = partial(_preprocess_case, workspace, dataset, grid, hashes)
+    workers = workers or min(16, 2 * available_cores())
     with _alone(workspace):
         for number, (case, result) in enumerate(in_threads(work, dataset.cases, workers), start=1):
             if isinstance(result, UserError):
@@ -218,30 +222,6 @@ def _alone(workspace: Workspace) -> Iterator[None]:
         yield
 
 
-def in_threads(
-    work: Callable[[Item], Result], items: Sequence[Item], workers: int | None = None
-) -> Iterator[tuple[Item, Result | UserError]]:
-    """``work`` on every item, in parallel threads and in order; a :class:`UserError` is a result, not an end."""
-
-    def guarded(item: Item) -> Result | UserError:
-        try:
-            return work(item)
-        except UserError as error:
-            return error
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # one thread a case is faster than many threads on each
-    try:
-        with ThreadPoolExecutor(workers or min(16, threads)) as pool:
-            try:
-                yield from zip(items, pool.map(guarded, items), strict=True)
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
-    finally:
-        torch.set_num_threads(threads)
-
-
 def _preprocess_case(
     workspace: Workspace, dataset: Dataset, grid: Grid, hashes: FileHashes, case: Case
 ) -> tuple[dict[str, Any], int, int]:
@@ -258,16 +238,15 @@ def _preprocess_case(
         size = target_size((image.array.shape[1], image.array.shape[2]), spacing[1:], grid.spacing)
         for source in stale:
             if source is None:
-                values = torch.from_numpy(normalise(image.array, grid.clip_percentiles))[:, None]
-                array = resize_images(values, size)[:, 0].half().numpy()
+                array: NDArray[Any] = resample_image(normalise(image.array, grid.clip_percentiles), size)
                 extra = {"original_spacing": spacing, "original_shape": image.array.shape, "shape": array.shape}
             else:
                 labels = load_labels(workspace, dataset, case, source)
                 require_same_geometry(image, labels, case)
-                array = resize_labels(torch.from_numpy(labels.array), len(dataset.labels), size).numpy()
+                array = resample_labels(labels.array, size)
                 extra = {}
             save_array(paths[source], array)
-            write_json(paths[source].with_suffix(".json"), {"key": keys[source], **extra})
+            write_cache(paths[source].with_suffix(".json"), {"key": keys[source], **extra})
     about = read_json(paths[None].with_suffix(".json"))
     entry = {
         "image": image_key,

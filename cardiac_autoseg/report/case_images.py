@@ -84,15 +84,18 @@ def grey_levels(image: NDArray[np.float32], region: Region, heart: Region | None
     White is set for each slice, the same in all frames, at 0.6 to 1.5 of what it is for all slices together: the surface
     coils reach some slices better. The fat of the chest is left to saturate. Values that are not finite are black.
     """
-    part = np.nan_to_num(image[(..., *region.window)].astype(np.float32), nan=-np.inf, posinf=-np.inf)
     slices = [_finite(image[(slice(None), z, *(heart or region).window)]) for z in range(image.shape[1])]
     together = np.concatenate(slices)
     low, high = np.percentile(together, (0.5, 99.5)) if len(together) else (0.0, 1.0)
     span = max(high - low, 1e-6)
+    levels = np.empty((*image.shape[:2], region.height, region.width), np.uint8)
+    # Slice by slice: copies of a whole cine would be larger than all else that its page needs.
     for z, values in enumerate(slices):
         white = np.percentile(values, 99.5) - low if len(values) else span
-        part[:, z] = (part[:, z] - low) * np.float32(255 / np.clip(white, 0.6 * span, 1.5 * span))
-    return np.clip(part, 0, 255).astype(np.uint8)
+        part = np.nan_to_num(image[(slice(None), z, *region.window)].astype(np.float32), nan=-np.inf, posinf=-np.inf)
+        part[:] = (part - low) * np.float32(255 / np.clip(white, 0.6 * span, 1.5 * span))
+        levels[:, z] = np.clip(part, 0, 255)
+    return levels
 
 
 def _finite(values: NDArray[np.float32]) -> NDArray[np.float32]:

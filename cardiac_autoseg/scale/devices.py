@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cardiac_autoseg.device import pick_device
 from cardiac_autoseg.errors import UserError
+from cardiac_autoseg.threads import available_cores as available_cores
 from planning.plan import Plan
 from planning.planner import RESERVED
 
@@ -67,14 +68,6 @@ def make_slots(devices: Sequence[str], jobs: int | None, runs: int, plans: Seque
     count = max(1, min(count, runs))
     threads = max(1, (cores - 1) // count)
     return tuple(Slot(devices[number % len(devices)], threads) for number in range(count))
-
-
-def available_cores() -> int:
-    """Cores this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on macOS
-        return os.cpu_count() or 1
 
 
 def available_bytes() -> int | None:

@@ -21,7 +21,7 @@ class Recipe:
 
     The optimiser is AdamW with decoupled weight decay (Loshchilov 2019, arXiv 1711.05101). The learning rate rises
     linearly over the share ``warmup`` of the steps, then falls to 0 along a cosine. The weights that are kept are an
-    exponential moving average, ``ema`` its decay a step. Gradients are clipped to the norm ``clip``.
+    exponential moving average, ``ema`` its decay a step (less in short runs). Gradients are clipped to the norm ``clip``.
     """
 
     learning_rate_factor: float = 1.0
@@ -53,9 +53,11 @@ class Recipe:
         """In-plane axes (0: y, 1: x) that training mirrors, and inference may therefore average over."""
         return tuple(axis for axis, probability in enumerate(self.policy.mirror_probability) if probability > 0)
 
-    def ema_decay(self, step: int) -> float:
-        """Decay at ``step``: smaller at first, so that the random initial weights are soon forgotten."""
-        return min(self.ema, (1 + step) / (10 + step))
+    def ema_decay(self, step: int, steps: int) -> float:
+        """Decay at ``step`` of ``steps``: smaller at first, so that the random initial weights are soon forgotten, and in a
+        short run, so that the average looks back over no more than a tenth of it.
+        """
+        return min(self.ema, (1 + step) / (10 + step), max(0.0, 1 - 10 / steps))
 
 
 def with_overrides(recipe: Recipe, overrides: dict[str, Any]) -> Recipe:

@@ -123,7 +123,10 @@ def fill_bank(
     numbers = {source: confused.index(source) if source in confused else TRUTH for source in cases.training}
     drawn = {source: set(ids) for source, ids in cases.training.items()}
     volumes = [
-        (store.image(case), {numbers[source]: store.labels(case, source) for source, ids in drawn.items() if case in ids})
+        (
+            store.image(case, mapped=True),
+            {numbers[source]: store.labels(case, source, mapped=True) for source, ids in drawn.items() if case in ids},
+        )
         for case in cases.trained
     ]
     return build_bank(volumes, plan.patch, device), confused if len(cases.training) > 1 else ()

@@ -20,8 +20,9 @@ from cardiac_autoseg.inference.card_record import card_recipe, card_scores
 from cardiac_autoseg.inference.crossvalidation import Combination, Pool, over_cases
 from cardiac_autoseg.inference.finished import FinishedRun
 from cardiac_autoseg.inference.model import Model, load_model
-from cardiac_autoseg.trust.fit import Trust, fit_pool
+from cardiac_autoseg.trust.fit import fit_pool
 from cardiac_autoseg.trust.observations import fold_bundle
+from cardiac_autoseg.trust.trust import Trust
 
 Report = Callable[[str], None]
 

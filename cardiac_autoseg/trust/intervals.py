@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import nnls
 
 from cardiac_autoseg.evaluation.clinical import MYOCARDIAL_DENSITY, clinical_indices
 from cardiac_autoseg.inference.statistics import SliceStatistics
@@ -202,6 +201,8 @@ def _fit_size(table: Floats, residuals: Floats) -> Floats:
 
     Of the constant a tenth of the mean size at least, so that no case is certain.
     """
+    from scipy.optimize import nnls  # slow to import, and only fitting needs it
+
     sizes = np.abs(residuals)
     floor = max(0.1 * float(sizes.mean()), 1e-6)
     unit = np.maximum(table.mean(axis=0), 1e-9)

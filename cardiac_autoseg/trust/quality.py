@@ -9,6 +9,7 @@ their usual size at that prediction: middling segmentations are the hardest to f
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -163,8 +164,8 @@ def fit_quality(rows: Sequence[Scored], level: float = LEVEL) -> QualityModel:
 def case_weights(persons: Sequence[str], spoilt: Sequence[bool]) -> Floats:
     """Weights that sum to 1 over each person's rows: half on scans as they are, half on spoilt ones, if there are both."""
     keys = list(zip(persons, spoilt, strict=True))
-    counts = {key: keys.count(key) for key in set(keys)}
-    kinds = {person: len({s for p, s in counts if p == person}) for person in set(persons)}
+    counts = Counter(keys)
+    kinds = Counter(person for person, _ in counts)
     return np.array([1.0 / (counts[key] * kinds[key[0]]) for key in keys])
 
 

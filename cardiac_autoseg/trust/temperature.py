@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage, optimize
+from scipy import ndimage
 
 Floats = NDArray[np.floating]
 LEAST = 1e-6
@@ -51,6 +51,8 @@ def fit_temperature(probabilities: Floats, labels: NDArray[np.integer]) -> float
 
     Raises ``ValueError`` without voxels.
     """
+    from scipy import optimize  # slow to import, and only fitting needs it
+
     if not len(labels):
         raise ValueError("no voxels to fit a temperature on")
     logs = np.log(np.maximum(np.asarray(probabilities, np.float64), LEAST))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 from pathlib import Path
 
 import pytest
@@ -40,3 +41,20 @@ def test_numbers_out_of_range_are_refused(
         parser.parse_args(arguments)
     assert end.value.code == common.USER_ERROR
     assert "must be at least" in capsys.readouterr().err
+
+
+def test_loading_leaves_the_collector_at_work() -> None:
+    def interrupted() -> None:
+        with common.loading():
+            assert not gc.isenabled()
+            raise KeyError
+
+    thresholds = gc.get_threshold()
+    try:
+        with pytest.raises(KeyError):
+            interrupted()
+        assert gc.isenabled()
+        assert gc.get_freeze_count() > 0
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*thresholds)

@@ -180,3 +180,15 @@ def test_nothing_predicted_is_exit_code_2(tmp_path: Path, bundle: Path, capsys: 
     (tmp_path / "file").write_text("")
     assert main([*arguments, str(tmp_path / "file")]) == 2
     assert "is a file" in capsys.readouterr().err
+
+
+def test_what_only_the_results_need_is_not_loaded_before_the_networks_work() -> None:
+    code = (
+        "import sys\n"
+        "import cardiac_autoseg.cli.predict, cardiac_autoseg.delivery.pipeline, cardiac_autoseg.trust.trust\n"
+        "late = {'scipy', 'pydicom', 'highdicom', 'jinja2', 'PIL', 'contourpy', 'nrrd', 'matplotlib', 'sklearn',"
+        " 'skimage'}\n"
+        "assert not late & set(sys.modules), late & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

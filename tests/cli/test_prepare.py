@@ -175,3 +175,24 @@ def test_what_the_import_leaves_out_shows_in_the_exit_code(phantom_data: Path, t
     (data / "patient003" / "Info.cfg").write_text("ED: ?\n")
     assert plan_and_preprocess.main([str(data), "-w", str(tmp_path / "workspace"), *TINY]) == 1
     assert plan_and_preprocess.main([str(data), "-w", str(tmp_path / "workspace"), *TINY]) == 0
+
+
+def test_a_fresh_workspace_is_made_without_torch_and_read_twice_in_all(phantom_data: Path, tmp_path: Path) -> None:
+    """Once for check and fingerprint, once for the store; measured while imported or afterwards, the fingerprint is one."""
+    code = (
+        "import sys\nfrom cardiac_autoseg.cli import plan_and_preprocess\nfrom cardiac_autoseg.data import volume\n"
+        "read, count = volume.read_part, []\n"
+        "def counting(path, part):\n    count.append(path)\n    return read(path, part)\n"
+        "volume.read_part = counting\n"
+        "assert plan_and_preprocess.main(sys.argv[1:]) == 0\n"
+        "sys.exit('torch' in sys.modules or (len(count), len(set(count))) != (80, 40))"
+    )
+    command = [sys.executable, "-c", code, str(phantom_data), "-w", str(tmp_path), *TINY]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "fingerprint: 20 cases measured, 0 unchanged" in done.stdout
+    fingerprint = (tmp_path / "fingerprint.json").read_text()
+    shutil.rmtree(tmp_path / "preprocessed" / "measurements")
+    (tmp_path / "fingerprint.json").unlink()
+    assert plan_and_preprocess.main(["-w", str(tmp_path), *TINY]) == 0
+    assert (tmp_path / "fingerprint.json").read_text() == fingerprint

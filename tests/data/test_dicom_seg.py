@@ -244,3 +244,31 @@ def test_real_series(acdc: Path, tmp_path: Path) -> None:
     # Many of this series' own identifiers have leading zeros; a reference has to keep them as they are.
     allowed = ("(0x0008,0x1155)", "contains invalid data values")
     assert all(any(part in line for part in allowed) for line in errors_of(tmp_path / "seg.dcm"))
+
+
+def test_what_is_encoded_in_pieces_is_as_pydicom_encodes_it(
+    dicom_scan: Callable[..., Scan], beating: np.ndarray, tmp_path: Path
+) -> None:
+    write_seg(tmp_path / "seg.dcm", dicom_scan(), beating, NAMES)
+    whole = pydicom.dcmread(tmp_path / "seg.dcm")
+    for item in whole.PerFrameFunctionalGroupsSequence:  # read down to the last element, so that all is encoded anew
+        str(item)
+    again = Dataset()
+    again.update(whole)
+    again.file_meta = whole.file_meta
+    again.save_as(tmp_path / "again.dcm", enforce_file_format=True)
+    assert (tmp_path / "again.dcm").read_bytes() == (tmp_path / "seg.dcm").read_bytes()
+
+
+def test_pixels_of_frames_follow_each_other_without_gaps(
+    dicom_scan: Callable[..., Scan], beating: np.ndarray, tmp_path: Path
+) -> None:
+    write_seg(tmp_path / "seg.dcm", dicom_scan(), beating, NAMES)
+    seg = pydicom.dcmread(tmp_path / "seg.dcm")
+    assert seg.NumberOfFrames > 8
+    assert beating[0, 0].size % 8, "a frame that does not end with a byte"
+    planes = [
+        beating[t, z] == value for value in (1, 2, 3) for t in range(3) for z in range(4) if (beating[t, z] == value).any()
+    ]
+    bits = np.unpackbits(np.frombuffer(seg.PixelData, np.uint8), bitorder="little")[: beating[0, 0].size * len(planes)]
+    np.testing.assert_array_equal(bits.reshape(np.shape(planes)), planes)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ import SimpleITK as sitk
 
 from cardiac_autoseg.data.index import LABELS
 from cardiac_autoseg.data.volume import (
+    Cine,
     Geometry,
     Volume,
     from_sitk,
@@ -29,6 +31,7 @@ from cardiac_autoseg.data.volume import (
     write_volume,
 )
 from cardiac_autoseg.errors import UserError
+from cardiac_autoseg.files import write_json
 
 VALUES = {1: "RV", 2: "MYO", 3: "LV"}
 
@@ -162,6 +165,7 @@ def damaged_files(folder: Path) -> dict[str, tuple[Path, str]]:
         "unpacked.nii.gz": (plain, "rename it to .nii"),
         "packed.nii": (packed, "rename it to .nii.gz"),
         "sheared.nii": (bytes(sheared), "right angles"),
+        "huge.nii": (plain[:42] + b"\xff\x7f" * 3 + plain[48:], "cut short"),
         "zero_size.nii": (plain[:42] + b"\0\0" + plain[44:], "broken NIfTI header"),
         "good.mha": (packed, "convert it to NIfTI"),
     }
@@ -241,6 +245,55 @@ def test_permissions_are_user_errors(tmp_path: Path, request: pytest.FixtureRequ
         read_volume(path)
     with pytest.raises(UserError, match=r"b\.nii\.gz.*permissions"):
         write_volume(tmp_path / "b.nii.gz", np.ones((2, 3, 4), np.float32), Geometry((4, 3, 2), (1, 1, 8)))
+
+
+@pytest.mark.parametrize("kind", ["u1", "i1", "i2", "u2", "i4", "u4", "f4", "f8"])
+def test_voxels_and_geometry_are_those_of_simpleitk(tmp_path: Path, kind: str) -> None:
+    """Of a fresh file, of one known already, of one frame, of the other byte order, and where the header scales."""
+    path, geometry = (
+        tmp_path / "cine.nii.gz",
+        Geometry(OBLIQUE.size, OBLIQUE.spacing, OBLIQUE.origin, OBLIQUE.direction, 30.0),
+    )
+    cine = np.random.default_rng(0).integers(0, 100, (3, *geometry.shape)).astype(kind)
+    write_volume(path, cine, geometry)
+    plain = bytearray(gzip.decompress(path.read_bytes()))
+    swapped = swapped_header(plain[:352]) + cine.astype(f">{kind}").tobytes()
+    scaled = plain[:112] + np.array([0.5, 7.0], np.float32).tobytes() + plain[120:]
+    for name, content in (("plain", plain), ("swapped", swapped), ("scaled", scaled)):
+        file = tmp_path / f"{name}.nii"
+        file.write_bytes(content)
+        expected = from_sitk(sitk.ReadImage(str(file)))
+        assert isinstance(expected, Cine)
+        for _ in range(2):
+            back = read_cine(file)
+            assert np.array_equal(back.array, expected.array)
+            assert back.geometry == expected.geometry
+            assert back.geometry.frame_step == pytest.approx(30.0)
+            assert back.array.flags.writeable
+        frame = read_volume(file, 1)
+        assert np.array_equal(frame.array, expected.array[1])
+        assert frame.geometry == replace(expected.geometry, frame_step=1.0)
+    assert np.array_equal(read_cine(tmp_path / "scaled.nii").array, cine * np.float32(0.5) + 7)
+
+
+def swapped_header(header: bytearray) -> bytes:
+    """A NIfTI-1 header in the other byte order."""
+    parts = [(0, 40, "i1"), (40, 56, "i2"), (56, 68, "i4"), (68, 76, "i2"), (76, 120, "i4"), (120, 122, "i2")]
+    parts += [(122, 124, "i1"), (124, 148, "i4"), (148, 252, "i1"), (252, 256, "i2"), (256, 328, "i4"), (328, 352, "i1")]
+    swapped = b"".join(np.frombuffer(header[start:stop], kind).byteswap().tobytes() for start, stop, kind in parts)
+    return bytes(header[:4][::-1]) + swapped[4:]
+
+
+def test_files_made_in_threads_have_the_usual_permissions(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda number: write_json(tmp_path / str(number), number), range(100)))
+    finally:
+        left = os.umask(before)
+    assert left == 0o027
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o640}
+    assert len(list(tmp_path.iterdir())) == 100
 
 
 def test_reading_in_many_threads(tmp_path: Path) -> None:

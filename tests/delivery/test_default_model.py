@@ -19,7 +19,7 @@ from cardiac_autoseg.evaluation.overlap import dice
 from cardiac_autoseg.inference.model_store import default_bundle
 from cardiac_autoseg.phantom import make_subject
 from cardiac_autoseg.phantom.dicom import write_dicom
-from cardiac_autoseg.trust.fit import load_trust
+from cardiac_autoseg.trust.trust import load_trust
 
 SUNNYBROOK = Path(os.environ.get("CAS_TEST_DATA", Path(__file__).parents[3] / "shared" / "data")) / "sunnybrook/SC-HF-I-4"
 

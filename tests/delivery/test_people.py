@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from cardiac_autoseg.data.scan import Person
-from cardiac_autoseg.delivery.case import Given
-from cardiac_autoseg.delivery.people import given_for, read_people
+from cardiac_autoseg.delivery.people import Given, given_for, read_people
 from cardiac_autoseg.errors import UserError
 
 

@@ -7,8 +7,9 @@ import pandas as pd
 import pingouin
 import pytest
 from scipy import stats
+from sklearn.metrics import cohen_kappa_score, confusion_matrix
 
-from cardiac_autoseg.evaluation.agreement import bland_altman, ef_reclassification, icc_2_1, pearson
+from cardiac_autoseg.evaluation.agreement import EF_THRESHOLDS, bland_altman, ef_reclassification, icc_2_1, pearson
 
 # Peak expiratory flow, first measurements, large and mini meter: Bland & Altman, Lancet 1986; 1: 307-310, table 1.
 LARGE = [494, 395, 516, 434, 476, 557, 413, 442, 650, 433, 417, 656, 267, 478, 178, 423, 427]
@@ -143,6 +144,16 @@ def test_reclassification_of_ef() -> None:
     assert (result.n, result.n_reclassified) == (8, 3)
     # Observed agreement 5/8, expected by chance (2 * 1 + 3 * 4 + 3 * 3) / 64.
     assert result.kappa == pytest.approx((5 / 8 - 23 / 64) / (1 - 23 / 64))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_reclassification_as_scikit_learn(seed: int) -> None:
+    prediction, reference = np.random.default_rng(seed).uniform(20, 70, (2, 40))
+    result = ef_reclassification(list(prediction), list(reference))
+    assert result is not None
+    classes = [np.digitize(values, EF_THRESHOLDS) for values in (reference, prediction)]
+    assert result.table == tuple(map(tuple, confusion_matrix(*classes, labels=[0, 1, 2]).tolist()))
+    assert result.kappa == pytest.approx(cohen_kappa_score(*classes))
 
 
 def test_kappa_of_one_class_is_undefined() -> None:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from scipy.signal import find_peaks
 
-from cardiac_autoseg.evaluation.curve import peak_rates, volume_curve
+from cardiac_autoseg.evaluation.curve import peak_rates, prominent_peaks, volume_curve
 from cardiac_autoseg.phantom import GROUPS, random_acquisition, random_subject
 
 
@@ -177,3 +178,12 @@ def test_rates_where_the_frames_end_at_es() -> None:
     ejection, filling, notes = peak_rates(volume_curve(cosine()[:13]), 40.0 * np.arange(13))
     assert ejection == pytest.approx(2 * np.pi * 45, rel=0.05)
     assert filling is None and "end at end-systole" in notes[0]
+
+
+def test_peaks_are_those_of_scipy() -> None:
+    rng = np.random.default_rng(0)
+    for number in range(300):
+        values = rng.integers(0, rng.integers(2, 20), rng.integers(1, 40)).astype(float)  # with level tops
+        values += rng.normal(size=len(values)) * (number % 2)
+        least = float(rng.choice([0.5, 1.0, 3.0, 6.0]))
+        assert prominent_peaks(values, least) == find_peaks(values, prominence=least)[0].tolist()

@@ -7,8 +7,9 @@ import pytest
 from medpy.metric import binary
 from scipy import ndimage
 
-from cardiac_autoseg.evaluation.overlap import dice
-from cardiac_autoseg.evaluation.surface import SurfaceDistances, surface_distances
+from cardiac_autoseg.evaluation import surface
+from cardiac_autoseg.evaluation.overlap import dice, joint_counts, labelled_box
+from cardiac_autoseg.evaluation.surface import SurfaceDistances, label_distances, pooled_distances, surface_distances
 
 SPACINGS = [(1.0, 1.0, 1.0), (10.0, 1.5625, 1.5625), (5.0, 0.8, 1.9)]
 
@@ -138,3 +139,72 @@ def test_hd95_is_the_percentile_of_the_pooled_distances() -> None:
     assert distances is not None
     assert (distances.hd, distances.hd95) == (10.0, 0.0)
     assert distances.assd == pytest.approx(10.0 / 41)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64])
+@pytest.mark.parametrize("spacing", SPACINGS)
+def test_all_labels_at_once_as_medpy_one_by_one(spacing: tuple[float, float, float], dtype: type) -> None:
+    first, second = (blob(seed).astype(dtype) + blob(seed + 1) + blob(seed + 2) for seed in (10, 20))
+    found = label_distances(first, second, (3, 1, 2), spacing)
+    for value, distances in zip((3, 1, 2), found, strict=True):
+        assert distances is not None
+        values = [distances.hd, distances.hd95, distances.assd]
+        assert values == pytest.approx(expected(first == value, second == value, spacing), rel=1e-9)
+
+
+def test_a_label_that_one_side_or_both_lack_leaves_the_others_alone() -> None:
+    first = np.where(blob(1), 1, 0) + np.where(blob(2), 2, 0)
+    second = np.where(first == 3, 2, first)
+    shared, one_side, neither = label_distances(first, second, (1, 3, 4), SPACINGS[1])
+    assert shared == surface_distances(first == 1, second == 1, SPACINGS[1])
+    assert one_side is None
+    assert neither == SurfaceDistances(0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("most", [100, surface.MOST])
+@pytest.mark.parametrize("pairs", [0, surface.PAIRS])
+@pytest.mark.parametrize("neighbours", [1, 7, surface.NEIGHBOURS])
+def test_far_points_and_near_ones_have_the_same_distances(
+    most: int, pairs: int, neighbours: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(surface, "MOST", most)
+    monkeypatch.setattr(surface, "PAIRS", pairs)
+    monkeypatch.setattr(surface, "NEIGHBOURS", neighbours)
+    surface._neighbours.cache_clear()
+    first, second = (np.pad(blob(seed), ((0, 3), (0, 30), (0, 40))) for seed in (3, 4))
+    first[-1, -1, -1] = True  # one stray voxel, far from everything
+    try:
+        assert measured(first, second, SPACINGS[2]) == pytest.approx(expected(first, second, SPACINGS[2]), rel=1e-9)
+    finally:
+        surface._neighbours.cache_clear()
+
+
+@pytest.mark.parametrize("spacing", [*SPACINGS, (0.5, 20.0, 3.0)])
+def test_no_nearer_neighbour_is_left_out(spacing: tuple[float, float, float]) -> None:
+    steps, lengths = surface._neighbours(spacing)
+    grid = np.stack(np.meshgrid(*[np.arange(-30, 31)] * 3, indexing="ij")).reshape(3, -1)
+    nearer = np.linalg.norm(grid * np.reshape(spacing, (3, 1)), axis=0) < lengths[-1] * (1 - 1e-12)
+    missing = set(map(tuple, grid[:, nearer].T.tolist())) - set(map(tuple, steps.T.tolist()))
+    assert missing == {(0, 0, 0)}
+    assert (np.diff(lengths) >= 0).all()
+
+
+@pytest.mark.parametrize("classes", [2, 4, 17])
+def test_joint_counts_count_each_pair_in_each_slice(classes: int) -> None:
+    first, second = np.random.default_rng(0).integers(0, classes, (2, 3, 9, 11), dtype=np.uint8)
+    counts = joint_counts(first, second, classes)
+    for z, a, b in np.ndindex(counts.shape):
+        assert counts[z, a, b] == ((first[z] == a) & (second[z] == b)).sum()
+
+
+def test_the_box_holds_all_labels_and_no_empty_border() -> None:
+    first, second = box((2, 5), (7, 9), (1, 3)), box((3, 8), (8, 20), (2, 3))
+    assert labelled_box(first, second) == (slice(2, 8), slice(7, 20), slice(1, 3))
+    assert labelled_box(np.zeros((2, 3, 4)), np.zeros((2, 3, 4))) == (slice(0, 1),) * 3
+
+
+def test_pooled_distances_are_in_the_order_of_the_voxels() -> None:
+    first, second = box((1, 3), (2, 4), (2, 9)), box((2, 4), (3, 5), (4, 8))
+    points = [np.argwhere(mask) * np.array(SPACINGS[1]) for mask in (first, second)]
+    apart = np.linalg.norm(points[0][:, None] - points[1], axis=-1)
+    assert pooled_distances(first, second, SPACINGS[1]) == pytest.approx(np.concatenate([apart.min(1), apart.min(0)]))

@@ -21,7 +21,7 @@ from cardiac_autoseg.inference.crossvalidation import collect, score_combination
 from cardiac_autoseg.inference.orientation import DISPLAY
 from cardiac_autoseg.inference.views import VIEWS
 from cardiac_autoseg.preprocessing.store import Grid, PreprocessedStore, preprocess
-from cardiac_autoseg.trust.fit import load_trust
+from cardiac_autoseg.trust.trust import load_trust
 from cardiac_autoseg.workspace import RunKey, Workspace
 from planning.plan import Plan
 from planning.splits import Splits

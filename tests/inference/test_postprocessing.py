@@ -3,7 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cardiac_autoseg.inference.postprocessing import POSTPROCESSING
+from cardiac_autoseg.inference.postprocessing import (
+    POSTPROCESSING,
+    Postprocessing,
+    fill_holes,
+    largest_component_then_fill,
+    largest_heart_then_fill,
+)
 
 LABELS = {"background": 0, "RV": 1, "MYO": 2, "LV": 3}
 
@@ -67,3 +73,20 @@ def test_a_hole_between_ventricles_is_filled_and_the_outside_is_not() -> None:
     filled = POSTPROCESSING["fill_holes"](labels, LABELS)
     assert (filled[0, 5:7, 5:7] == 2).all()
     assert (filled > 0).sum() == (labels > 0).sum() + 4
+
+
+@pytest.mark.parametrize(
+    ("name", "function"),
+    [
+        ("fill_holes", fill_holes),
+        ("largest_heart+fill_holes", largest_heart_then_fill),
+        ("largest_component+fill_holes", largest_component_then_fill),
+    ],
+)
+@pytest.mark.parametrize("seed", range(4))
+def test_the_box_changes_nothing(name: str, function: Postprocessing, seed: int) -> None:
+    """Speckle with holes and ties, anywhere in the image, against the same on whole slices."""
+    generator = np.random.default_rng(seed)
+    labels = np.zeros((3, 60, 50), np.uint8)
+    labels[:, 11:51, 7:37] = generator.integers(0, 4, (3, 40, 30)) * (generator.random((3, 40, 30)) < 0.6)
+    np.testing.assert_array_equal(POSTPROCESSING[name](labels, LABELS), function(labels, LABELS))

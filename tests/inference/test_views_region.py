@@ -114,11 +114,14 @@ def test_look_turns_only_where_the_network_is_clearly_surer() -> None:
         heart = torch.full_like(slices, sure)
         return torch.stack([1 - heart, heart])
 
-    assert turn_by_look(image, predict_upright) == 0
-    found = turn_by_look(torch.rot90(image, 1, (1, 2)), predict_upright)
-    assert turned_tensor(torch.rot90(image, 1, (1, 2)), found)[:, :5].mean() == 1
-    assert turn_by_look(image, lambda slices: torch.stack([1 - 0.8 * slices, 0.8 * slices])) == 0
-    assert turn_by_look(image, lambda slices: torch.stack([torch.ones_like(slices), 0 * slices])) == 0
+    def found(lying: torch.Tensor, predict: Callable[[torch.Tensor], torch.Tensor]) -> int:
+        return turn_by_look(lying, predict(lying), predict)
+
+    assert found(image, predict_upright) == 0
+    lying = torch.rot90(image, 1, (1, 2))
+    assert turned_tensor(lying, found(lying, predict_upright))[:, :5].mean() == 1
+    assert found(image, lambda slices: torch.stack([1 - 0.8 * slices, 0.8 * slices])) == 0
+    assert found(image, lambda slices: torch.stack([torch.ones_like(slices), 0 * slices])) == 0
 
 
 def test_region_holds_the_heart_with_its_margin() -> None:

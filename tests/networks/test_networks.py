@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cardiac_autoseg.networks.attention_unet import AttentionGate, attention_unet
+from cardiac_autoseg.networks.blocks import Upsampling
 from cardiac_autoseg.networks.enet import Bottleneck, DownBottleneck, ENet, UpBottleneck
 from cardiac_autoseg.networks.unet import UNet
 from planning.plan import ENetShape, UNetShape
@@ -153,3 +154,21 @@ def test_every_parameter_learns(name: str) -> None:
 def test_same_seed_same_network(name: str) -> None:
     for first, second in zip(networks()[name].parameters(), networks()[name].parameters(), strict=True):
         assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("stride", [(2, 2), (2, 1)])
+def test_upsampling_is_the_transposed_convolution(stride: tuple[int, int], bias: bool) -> None:
+    torch.manual_seed(0)
+    ours = Upsampling(6, 5, stride, bias=bias).double()
+    peer = nn.ConvTranspose2d(6, 5, stride, stride=stride, bias=bias).double()
+    peer.load_state_dict(ours.state_dict())
+    x = torch.randn(2, 6, 4, 3, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
+    grown = [ours(x), peer(x)]
+    torch.testing.assert_close(grown[0], grown[1])
+    assert grown[0].is_contiguous(memory_format=torch.channels_last)
+    weights = torch.randn_like(grown[0])
+    for result in grown:
+        (result * weights).sum().backward()
+    for own, other in zip(ours.parameters(), peer.parameters(), strict=True):
+        torch.testing.assert_close(own.grad, other.grad)

@@ -11,8 +11,10 @@ from subprocess import run
 import numpy as np
 import pytest
 
-from planning.fingerprint import CaseMeasurement, Fingerprint, build_fingerprint, measure_case
+from planning.fingerprint import PERCENTILES, CaseMeasurement, Fingerprint, build_fingerprint
+from planning.measure import measure_case
 from planning.otsu import otsu_threshold
+from planning.percentiles import sorted_percentiles
 
 CLASSES = ("background", "RV", "MYO", "LV")
 
@@ -163,3 +165,28 @@ def test_planning_imports_neither_torch_nor_the_other_package() -> None:
     code = f"import sys, {', '.join('planning.' + name for name in modules)}; print(*sys.modules)"
     loaded = run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "cardiac_autoseg", "SimpleITK", "scipy"} & set(loaded)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_sorted_values_give_numpys_percentiles_and_histogram(kind: type) -> None:
+    rng = np.random.default_rng(0)
+    volumes = [rng.gamma(2, 100, 5000), rng.integers(0, 256, 5000), rng.integers(0, 3, 7), np.ones(1), rng.random(2)]
+    for volume in volumes:
+        values: np.ndarray = volume.astype(kind)
+        ordered = np.sort(values)
+        assert np.array_equal(sorted_percentiles(ordered, PERCENTILES), np.percentile(values, PERCENTILES))
+        low, high = (float(value) for value in np.percentile(values, (0.5, 99.5)))
+        if high > low:
+            counts, edges = np.histogram(np.clip(values, low, high), bins=256, range=(low, high))
+            centres = (edges[:-1] + edges[1:]) / 2
+            # Otsu's measure, bin by bin.
+            between = [
+                counts[:cut].sum()
+                * counts[cut:].sum()
+                * (np.average(centres[:cut], weights=counts[:cut]) - np.average(centres[cut:], weights=counts[cut:])) ** 2
+                if counts[:cut].any() and counts[cut:].any()
+                else 0
+                for cut in range(1, 256)
+            ]
+            found = int(np.flatnonzero(edges == otsu_threshold(values))[0])
+            assert between[found - 1] == pytest.approx(max(between))

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from planning.fingerprint import build_fingerprint, measure_case
+from planning.fingerprint import build_fingerprint
+from planning.measure import measure_case
 from planning.planner import make_plan
 
 CLASSES = ("background", "RV", "MYO", "LV")

@@ -66,6 +66,24 @@ def test_arrays_are_on_the_plans_grid(data: tuple[Workspace, Dataset]) -> None:
     assert not store.has("c", "novice")
 
 
+def test_mapped_arrays_are_read_only_and_stay_when_their_files_are_replaced(data: tuple[Workspace, Dataset]) -> None:
+    workspace, dataset = data
+    preprocess(workspace, dataset, GRID)
+    store = PreprocessedStore(workspace)
+    image, labels = store.image("a", mapped=True), store.labels("a", "expert", mapped=True)
+    before = labels.copy()
+    assert np.array_equal(image, store.image("a"))
+    assert np.array_equal(labels, store.labels("a", "expert"))
+    assert not image.flags.writeable
+    write_labels(Path(dataset.cases[0].labels["expert"].path), np.ones((4, 60, 45), np.uint8), geometry())
+    preprocess(workspace, dataset, GRID)
+    assert (store.labels("a", "expert") == 1).all()
+    assert np.array_equal(labels, before)
+    label_path(workspace, "a", "expert").write_bytes(b"no array")
+    with pytest.raises(UserError, match="run cas_plan_and_preprocess again"):
+        store.labels("a", "expert", mapped=True)
+
+
 def test_a_second_run_does_nothing(data: tuple[Workspace, Dataset]) -> None:
     workspace, dataset = data
     preprocess(workspace, dataset, GRID)

@@ -24,10 +24,11 @@ from cardiac_autoseg.inference.views import PLAIN
 from cardiac_autoseg.networks import build_network
 from cardiac_autoseg.trust.assessment import quality_scores
 from cardiac_autoseg.trust.corruptions import CORRUPTIONS
-from cardiac_autoseg.trust.fit import Trust, fit_trust, load_trust
+from cardiac_autoseg.trust.fit import fit_trust
 from cardiac_autoseg.trust.intervals import IntervalModel
 from cardiac_autoseg.trust.observations import Observation, observe, plan_tasks
 from cardiac_autoseg.trust.quality import Quality, QualityModel, Scored
+from cardiac_autoseg.trust.trust import Trust, load_trust
 from cardiac_autoseg.workspace import RunKey, Workspace
 from planning.plan import Plan
 from planning.splits import Splits
