@@ -17,6 +17,7 @@ from statistics import median
 from time import process_time
 
 import torch
+from peer_measure import machine
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from training_step import make_run
@@ -188,7 +189,7 @@ def main() -> None:
     runs = [make_run(workspace, name, CPU, workspace.root) for name in ARCHITECTURES if workspace.plan(name).is_file()]
     lines = [
         "# Distance to the floor\n",
-        f"`python benchmarks/floor.py -w WORKSPACE --cases {values.cases}`, {date.today()}, {platform.machine()},"
+        f"`python benchmarks/floor.py -w WORKSPACE --cases {values.cases}`, {date.today()}, {machine()},"
         f" {torch.get_num_threads()} thread(s), torch {torch.__version__}, Python {platform.python_version()};"
         f" medians of {ROUNDS} rounds, per core.\n",
         "| 3 x 3 convolution | " + " | ".join(f"{channels} x {side} x {side}" for channels, side in SHAPES) + " |",

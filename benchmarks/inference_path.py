@@ -21,6 +21,7 @@ from unittest import mock
 
 import numpy as np
 import torch
+from peer_measure import machine
 from torch import Tensor, nn
 
 from cardiac_autoseg.bundle import Bundle, load_bundle
@@ -244,7 +245,8 @@ def main() -> None:
             "# From an image to labels: what was tried",
             "",
             f"`python benchmarks/inference_path.py -w WORKSPACE --folds {' '.join(values.folds)}"
-            f"{' --compile' if values.compile else ''}`, {date.today()}, {torch.get_num_threads()} thread(s),"
+            f"{' --compile' if values.compile else ''}`, {date.today()}, {machine()},"
+            f" {torch.get_num_threads()} thread(s),"
             f" torch {torch.__version__}, {volumes} volumes of patients not trained on, {CLEAN}.",
             "Each row differs from the first in what it names. Differences are paired; speed is that of the first row's"
             " processor time.",
