@@ -182,7 +182,9 @@ def write_table(bench: Bench, command: str) -> str:
         "",
         "Medians; ratios say how many times better ours is (less time or memory, more slices). Both take turns in every"
         ' round; "rounds" are ours and the peer\'s. Wall time, and beside it the ratio of CPU time of all processes. Peak'
-        " memory: of all processes together, pages that they share once.",
+        " memory: of all processes together, pages that they share once. The peer's five mirrored networks on the cine are"
+        " extrapolated from its first two frames. Training: one thread each, CPU time from the start of the process; the"
+        " peer's one schedule of an hour, which is scored on the way, is not the quickest for an early mark.",
         "",
         "GPU column: " + ("ratios with `--device cuda`." if _has_gpu(bench) else "not measured, no GPU at hand."),
         "",
