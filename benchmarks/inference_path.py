@@ -136,7 +136,7 @@ NETWORKS: dict[str, Callable[[nn.Module], nn.Module]] = {
 
 def segment(
     plan: Plan, networks: dict[str, nn.Module], array: np.ndarray, spacing: tuple[float, float, float], way: Variant
-):
+) -> np.ndarray:
     group = Group(plan, (networks[way.network],))
     # The look is always that of the network used, so that the variants differ in one thing.
     looking = Group(plan, (networks[Variant.network if way.network != "as trained, autocast" else way.network],))
@@ -203,7 +203,9 @@ def network_rows(trained: nn.Module, gflops: float, compiled: bool) -> list[str]
         forms["folded, bfloat16, torch.compile with freezing"] = lambda: torch.compile(
             copy.deepcopy(ready), options={"freezing": True}
         )
-    networks, first, seconds = {}, {}, {name: [] for name in forms}
+    networks: dict[str, nn.Module] = {}
+    first: dict[str, float] = {}
+    seconds: dict[str, list[float]] = {name: [] for name in forms}
     with torch.no_grad():
         for name, make in forms.items():
             start = perf_counter()
