@@ -158,7 +158,7 @@ def peer_time(bench: Bench, setting: Setting, mark: float, reading: str) -> tupl
     if not reached:
         return 60.0 * CAP, math.inf, f"not in {CAP} min (Dice {scores[CAP]:.3f} then)"
     first = min(reached)
-    before = max((minute for minute in setting.snapshots if minute < first), default=0)
+    before = max((minute for minute in scores if minute < first), default=0)
     return 60.0 * before, 60.0 * first, f"{before} to {first} min (Dice {scores[first]:.3f})"
 
 
