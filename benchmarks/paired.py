@@ -20,6 +20,7 @@ import numpy as np
 from cardiac_autoseg.data.index import load_dataset
 from cardiac_autoseg.data.volume import read_volume, write_labels
 from cardiac_autoseg.evaluation.evaluate import evaluate_files
+from cardiac_autoseg.evaluation.results import Evaluation
 from cardiac_autoseg.inference.postprocessing import POSTPROCESSING
 from cardiac_autoseg.workspace import Workspace
 
@@ -30,8 +31,8 @@ Values = dict[str, dict[str, float]]
 """By quantity, of each subject."""
 
 
-def measured(workspace: Workspace, folder: Path, postprocessing: str) -> Values:
-    """Mean Dice, HD and HD95 (mm) over structures and phases, and LVEF and RVEF errors (points), of each subject."""
+def evaluated(workspace: Workspace, folder: Path, postprocessing: str) -> Evaluation:
+    """The label files in ``folder``, named as the cases, after a postprocessing, against the expert."""
     dataset = load_dataset(workspace.dataset)
     wanted = {case.id: folder / f"{case.id}.nii.gz" for case in dataset.labelled("expert")}
     with tempfile.TemporaryDirectory() as place:
@@ -42,7 +43,12 @@ def measured(workspace: Workspace, folder: Path, postprocessing: str) -> Values:
                 labels = POSTPROCESSING[postprocessing](volume.array.astype(np.uint8), dataset.labels)
                 predictions[case] = Path(place) / f"{case}.nii.gz"
                 write_labels(predictions[case], labels, volume.geometry)
-        evaluation = evaluate_files(workspace, dataset, "expert", predictions, lambda _: None)
+        return evaluate_files(workspace, dataset, "expert", predictions, lambda _: None)
+
+
+def measured(workspace: Workspace, folder: Path, postprocessing: str) -> Values:
+    """Mean Dice, HD and HD95 (mm) over structures and phases, and LVEF and RVEF errors (points), of each subject."""
+    evaluation = evaluated(workspace, folder, postprocessing)
     lists: dict[str, dict[str, list[float]]] = {}
     for score in evaluation.cases:
         for name, key in (("Dice", "dice"), ("HD (mm)", "hd"), ("HD95 (mm)", "hd95")):

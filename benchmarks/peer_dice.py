@@ -12,28 +12,22 @@ import math
 import shutil
 import statistics
 import subprocess
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from paired import READINGS, evaluated
 from peer_measure import Say, measure
 from peer_setup import CORES, Bench, our_command, our_environment, peer_environment, peer_script, validation_cases
 
-from cardiac_autoseg.data.index import load_dataset
-from cardiac_autoseg.data.volume import read_volume, write_labels
-from cardiac_autoseg.evaluation.evaluate import evaluate_files
 from cardiac_autoseg.files import write_json
-from cardiac_autoseg.inference.postprocessing import POSTPROCESSING
 
 MARKS = (0.80, 0.85, 0.88)
 CAP = 60
 """Minutes."""
 SHORT = ("--set", "learning_rate_factor=2")
 """Ours learns faster at first with twice the rate that is best in the end."""
-READINGS = {"as predicted": "none", "largest components": "largest_component"}
 RUN = Path("unet", "expert", "ce_dice", "fold_0")
 
 
@@ -69,7 +63,7 @@ def _ours(bench: Bench, steps: int, seed: int, say: Say) -> None:
     command += ["--seed", str(seed), "--threads", "1", "--device", bench.device, "--quiet", *SHORT]
     cost = measure(command, our_environment(), bench.place, {"weights": folder / "model.safetensors"})
     record = json.loads((folder / "run.json").read_text())
-    scores = _readings(bench, folder / "validation", say)
+    scores = _readings(bench, folder / "validation")
     kept = {"steps": steps, "dice": scores, "stages": record["seconds"], "slices": steps * _batch(folder)}
     seconds = cost.seen["weights"]["cpu" if bench.device == "cpu" else "wall"]
     write_json(path, {**kept, "seconds": seconds, "peak_mb": round(cost.peak_mb, 1)})
@@ -114,34 +108,27 @@ def score_peer(bench: Bench, setting: Setting, say: Say) -> None:
     scores: dict[str, dict[str, float]] = json.loads(path.read_text()) if path.is_file() else {}
     for minute in reversed(setting.snapshots):
         if str(minute) not in scores:
-            scores[str(minute)] = _score(bench, setting, minute, say)
+            scores[str(minute)] = _score(bench, setting, minute)
             write_json(path, scores)
         say(f"dice, nnU-Net, {setting.name}, {minute} min: {_words(scores[str(minute)])}")
         if max(scores[str(minute)].values()) < min(MARKS):
             return
 
 
-def _score(bench: Bench, setting: Setting, minute: int, say: Say) -> dict[str, float]:
+def _score(bench: Bench, setting: Setting, minute: int) -> dict[str, float]:
     folder, cases = run_folder(bench, setting), validation_cases(bench.workspace)
     options = ["--folder", folder, "--checkpoint", f"minute_{minute}", "--threads", CORES, "--device", bench.device]
     command = peer_script(bench, "predict", setting.configuration, *options, "--cases", *cases)
     measure(command, peer_environment(bench.place), bench.place)
-    return _readings(bench, folder / f"minute_{minute}", say)
+    return _readings(bench, folder / f"minute_{minute}")
 
 
-def _readings(bench: Bench, folder: Path, say: Say) -> dict[str, float]:
+def _readings(bench: Bench, folder: Path) -> dict[str, float]:
     """Mean Dice of the labels of the validation cases in ``folder``, by reading."""
-    dataset, scores = load_dataset(bench.workspace.dataset), {}
-    with tempfile.TemporaryDirectory() as place:
-        for reading, name in READINGS.items():
-            predictions = {}
-            for case in validation_cases(bench.workspace):
-                volume = read_volume(folder / f"{case}.nii.gz")
-                labels = POSTPROCESSING[name](volume.array.astype(np.uint8), dataset.labels)
-                predictions[case] = Path(place) / f"{case}.nii.gz"
-                write_labels(predictions[case], labels, volume.geometry)
-            scores[reading] = evaluate_files(bench.workspace, dataset, "expert", predictions, say).mean_dice
-    return scores
+    missing = [case for case in validation_cases(bench.workspace) if not (folder / f"{case}.nii.gz").is_file()]
+    if missing:
+        raise SystemExit(f"{folder} has no labels of {', '.join(missing)}")
+    return {reading: evaluated(bench.workspace, folder, name).mean_dice for reading, name in READINGS.items()}
 
 
 def _words(scores: Mapping[str, float]) -> str:

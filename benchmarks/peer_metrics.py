@@ -230,12 +230,14 @@ def measure(workspace: Path, interpreter: Path, rounds: int = 5) -> dict[str, An
 
 def table(result: dict[str, Any]) -> str:
     """The result as Markdown."""
+    from peer_measure import machine  # not at the top: the peer's interpreter has no package of ours
+
     versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
     lines = [
         "# Metrics of a case beside medpy and monai",
         "",
         f"`python benchmarks/peer_metrics.py -w WORKSPACE --peer PYTHON --rounds {result['rounds']}`, {date.today()},"
-        f" {os.cpu_count()} cores ({cpu_name()}), one thread a tool; ours: Python {platform.python_version()},"
+        f" {machine()}, one thread a tool; ours: Python {platform.python_version()},"
         f" numpy {version('numpy')}, scipy {version('scipy')}; peers: {versions}.",
         "",
         f"{result['cases']} validation predictions of the U-Net, fold 0, against the expert: Dice, HD, HD95, ASSD of RV, MYO"
@@ -269,11 +271,6 @@ def table(result: dict[str, Any]) -> str:
                 f" | {found['median_difference']:.1e} | {found['largest_difference']:.1e} |"
             )
     return "\n".join([*lines, ""])
-
-
-def cpu_name() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.split(":")[1].strip() for line in lines if "model name" in line), platform.processor())
 
 
 def main() -> None:

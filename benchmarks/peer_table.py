@@ -15,6 +15,7 @@ import peer_dice
 import peer_predict as told
 import peer_stages
 import peer_start
+from paired import READINGS
 from peer_measure import machine, records
 from peer_setup import CORES, PACKAGES, Bench
 
@@ -138,7 +139,7 @@ def _times(value: float | None) -> str:
 def dice_lines(bench: Bench) -> list[str]:
     """Rows of the training times."""
     lines = []
-    choices = itertools.product(peer_dice.SETTINGS, peer_dice.READINGS, peer_dice.MARKS)
+    choices = itertools.product(peer_dice.SETTINGS, READINGS, peer_dice.MARKS)
     for setting, reading, mark in choices:
         ours, peer = peer_dice.our_time(bench, mark, reading), peer_dice.peer_time(bench, setting, mark, reading)
         text = f"training to Dice {mark:.2f}, {reading}; nnU-Net: {setting.name.replace('_', ' ')}"

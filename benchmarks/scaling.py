@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import os
 import platform
 import shutil
 import tempfile
@@ -19,6 +18,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 
+from peer_measure import machine
 from scaling_data import enlarge_store, make_ensemble, make_patients, make_scans, part
 from scaling_measure import Cost, growth, memory_limit, run
 from scaling_plot import plot
@@ -148,13 +148,12 @@ def write(series: dict[str, Series], memory: str, options: str, minutes: float, 
     by_unit: dict[str, list[Series]] = {}
     for item in series.values():
         by_unit.setdefault(item.unit, []).append(item)
-    name = next((line.partition(":")[2].strip() for line in _cpu_lines() if line.startswith("model name")), "unknown CPU")
     versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in ("torch", "numpy"))
     steep = [f"{item.stage} ({item.unit})" for item in series.values() if (item.exponent or 0) > FLAGGED]
     lines = [
         "# Scaling",
         "",
-        f"`python benchmarks/scaling.py{options}`, {date.today()}, {name}, {len(os.sched_getaffinity(0))} cores, one thread,"
+        f"`python benchmarks/scaling.py{options}`, {date.today()}, {machine()}, one thread,"
         f" Python {platform.python_version()}, {versions}, {minutes:.0f} min.",
         "",
         "CPU seconds of whole commands, their start included, on phantom patients of 96 to 128 pixels and 6 to 8 slices."
@@ -176,11 +175,6 @@ def write(series: dict[str, Series], memory: str, options: str, minutes: float, 
     plot(list(series.values()), folder / "scaling.png")
     (folder / "scaling.md").write_text("\n".join(lines), encoding="utf-8")
     print("\n".join(lines))
-
-
-def _cpu_lines() -> list[str]:
-    path = Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.is_file() else []
 
 
 def main() -> None:

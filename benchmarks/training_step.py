@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from pathlib import Path
 from unittest import mock
 
 import torch
+from peer_measure import machine
 from peer_ours import make_run, outside
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
@@ -116,8 +116,9 @@ def main() -> None:
     runs = {name: make_run(Workspace(values.workspace), name, cpu, nowhere) for name in ("unet", "attention_unet", "enet")}
     lines = [
         "# A training step on a CPU\n",
-        f"`python benchmarks/training_step.py -w WORKSPACE --threads {values.threads}`, {datetime.now(UTC):%Y-%m-%d},",
-        f"torch {torch.__version__}, {platform.machine()}; ACDC fold 0, CPU time, median of {ROUNDS} rounds in which the",
+        f"`python benchmarks/training_step.py -w WORKSPACE --threads {values.threads}{' --compile' if values.compile else ''}`,",
+        f"{datetime.now(UTC):%Y-%m-%d},",
+        f"{machine()}, torch {torch.__version__}; ACDC fold 0, CPU time, median of {ROUNDS} rounds in which the",
         "variants take turns.\n",
         "| architecture | variant | ms a step | times the time of the first row |",
         "|---|---|---|---|",

@@ -13,8 +13,9 @@ from torch import Tensor
 from cardiac_autoseg.inference.orientation import turn_by_header, turn_by_look, turned, turned_spacing, turned_tensor
 from cardiac_autoseg.inference.predictor import Group, likeliest, predict_probabilities
 from cardiac_autoseg.inference.region import Region, region_of
+from cardiac_autoseg.preprocessing.matrices import target_size
 from cardiac_autoseg.preprocessing.normalise import normalise
-from cardiac_autoseg.preprocessing.resample import resize_images, target_size
+from cardiac_autoseg.preprocessing.resample import resize_images
 
 LOOK_MM = 2.0
 """Pixel size of the quick look."""

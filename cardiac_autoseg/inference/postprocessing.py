@@ -31,7 +31,7 @@ def largest_component(labels: Labels, values: Mapping[str, int]) -> Labels:
     for value in values.values():
         mask = labels == value
         if value and mask.any():
-            result[_largest(mask)] = value
+            result[largest_of(mask)] = value
     return result
 
 
@@ -41,10 +41,10 @@ def largest_heart(labels: Labels, values: Mapping[str, int]) -> Labels:
     mask = labels > 0
     if not mask.any():
         return labels
-    return np.where(_largest(mask), labels, 0).astype(labels.dtype)
+    return np.where(largest_of(mask), labels, 0).astype(labels.dtype)
 
 
-def _largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def largest_of(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """The largest component of a mask (Z, Y, X) that is not empty; of equals the first."""
     components = connected_components(mask, connectivity=CONNECTIVITY)
     return np.asarray(components == 1 + np.bincount(components.ravel())[1:].argmax())

@@ -17,8 +17,9 @@ from cardiac_autoseg.device import uses_bfloat16
 from cardiac_autoseg.inference.region import Region
 from cardiac_autoseg.inference.statistics import Counts, Segmentation, count_groups, slice_statistics
 from cardiac_autoseg.inference.views import PLAIN, View, from_view, to_view
+from cardiac_autoseg.preprocessing.matrices import target_size
 from cardiac_autoseg.preprocessing.normalise import normalise
-from cardiac_autoseg.preprocessing.resample import resize_images, resize_maps, target_size
+from cardiac_autoseg.preprocessing.resample import resize_images, resize_maps
 from planning.plan import Plan
 
 CHUNK_VALUES = {"cuda": 1 << 28, "cpu": 1 << 21}

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from cc3d import connected_components
 from numpy.typing import NDArray
+
+from cardiac_autoseg.inference.postprocessing import largest_of
 
 MARGIN_MM = 30.0
 """Kept around what the look found: more than a heart moves in a beat, and room for what it missed."""
@@ -32,8 +33,7 @@ def region_of(looks: Sequence[NDArray[np.uint8]], size: tuple[int, int], spacing
     for labels in looks:
         mask = labels > 0
         if mask.any():
-            components = connected_components(mask, connectivity=26)
-            found |= (components == 1 + np.bincount(components.ravel())[1:].argmax()).any(0)
+            found |= largest_of(mask).any(0)
     if not found.any():
         return None
     sides = []

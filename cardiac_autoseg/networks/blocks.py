@@ -47,7 +47,7 @@ def encode(stages: nn.ModuleList, x: Tensor) -> list[Tensor]:
 
 class Upsampling(nn.ConvTranspose2d):
     """Transposed convolution whose kernel is its stride, as a matrix product: the same numbers, since no two outputs share
-    an input pixel, but a backward pass that is three times as fast on CPUs (benchmarks/results/training_step.md).
+    an input pixel, but a quicker backward pass on CPUs (benchmarks/results/training_step.md).
     """
 
     def __init__(self, channels_in: int, channels_out: int, stride: tuple[int, int], bias: bool = True) -> None:

@@ -9,8 +9,6 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
-from cardiac_autoseg.preprocessing.matrices import target_size as target_size
-
 
 def resize_images(images: Tensor, size: tuple[int, int]) -> Tensor:
     """Normalised images (N, C, H, W) in [0, 1] to (N, C, *size): bicubic, anti-aliased when shrinking."""

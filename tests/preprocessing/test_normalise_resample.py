@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from cardiac_autoseg.preprocessing.matrices import resample_image, resample_labels
+from cardiac_autoseg.preprocessing.matrices import resample_image, resample_labels, target_size
 from cardiac_autoseg.preprocessing.normalise import normalise
-from cardiac_autoseg.preprocessing.resample import resize_images, resize_maps, target_size
+from cardiac_autoseg.preprocessing.resample import resize_images, resize_maps
 
 
 @pytest.mark.parametrize(("factor", "offset"), [(1.0, 500.0), (37.5, 0.0), (0.01, -3.0)])
