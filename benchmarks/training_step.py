@@ -116,7 +116,8 @@ def main() -> None:
     runs = {name: make_run(Workspace(values.workspace), name, cpu, nowhere) for name in ("unet", "attention_unet", "enet")}
     lines = [
         "# A training step on a CPU\n",
-        f"`python benchmarks/training_step.py -w WORKSPACE --threads {values.threads}{' --compile' if values.compile else ''}`,",
+        f"`python benchmarks/training_step.py -w WORKSPACE --threads {values.threads}"
+        f"{' --compile' if values.compile else ''}`,",
         f"{datetime.now(UTC):%Y-%m-%d},",
         f"{machine()}, torch {torch.__version__}; ACDC fold 0, CPU time, median of {ROUNDS} rounds in which the",
         "variants take turns.\n",
