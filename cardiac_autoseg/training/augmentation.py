@@ -173,20 +173,19 @@ def _resample(
     sign = 1.0 - 2.0 * parameters.mirror.float()
     cosine, sine = torch.cos(parameters.angle) * parameters.scale, torch.sin(parameters.angle) * parameters.scale
     matrix = torch.stack([cosine, -sine, sine, cosine], 1).reshape(-1, 2, 2) * sign[:, None, :]
-    # (x, y) from here on, as grid_sample wants it.
-    along_y, along_x, start = (part.flip(1).to(device)[:, None, None] for part in (*matrix.unbind(2), centre))
-    offset_y = (torch.arange(patch[0], device=device) - float(middle[0]))[:, None, None]
-    offset_x = (torch.arange(patch[1], device=device) - float(middle[1]))[:, None]
-    source = along_y * offset_y + (along_x * offset_x + start)
+    # Planes (B, h, w) of y and of x, since an innermost axis of two would leave the processor's vectors empty.
+    along_y, along_x, start = (part.to(device).T[..., None, None] for part in (*matrix.unbind(2), centre))
+    offset_y = (torch.arange(patch[0], device=device) - float(middle[0]))[:, None]
+    offset_x = torch.arange(patch[1], device=device) - float(middle[1])
+    y, x = (along_y[axis] * offset_y + (along_x[axis] * offset_x + start[axis]) for axis in (0, 1))
 
     # In grid_sample's units -1 and 1 are the outer edges of the slice (align_corners=False).
-    extent = torch.tensor([width, height], device=device)
-    grid = source * (2 / extent) + (1 / extent - 1)
+    grid = torch.stack([where * (2 / side) + (1 / side - 1) for where, side in ((x, width), (y, height))], 3)
     image = F.grid_sample(images.float()[:, None], grid, mode="bilinear", padding_mode="zeros", align_corners=False)[:, 0]
 
     # Nearest pixel, as an index into slices with a rim of zeros: whatever lies outside is sent to the rim.
-    nearest = torch.minimum(source.round_().clamp_(min=-1), extent.float()) + 1
-    index = (nearest[..., 1] * (width + 2) + nearest[..., 0]).long().flatten(1)
+    row, column = (where.round_().clamp_(-1, side).add_(1) for where, side in ((y, height), (x, width)))
+    index = (row * (width + 2) + column).long().flatten(1)
     label = F.pad(labels, (1, 1, 1, 1)).flatten(1).gather(1, index).view(-1, *patch).long()
     copied = torch.nonzero((parameters.angle == 0) & (parameters.scale == 1))[:, 0].to(device)
     if len(copied):
