@@ -10,7 +10,6 @@ import dataclasses
 import hashlib
 import json
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -23,17 +22,23 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from cardiac_autoseg import __version__
-from cardiac_autoseg.bundle_files import CARD, LICENCE, QUALITY, RECORD, REMEDY, read_bytes, write_zip
+from cardiac_autoseg.bundle_files import CARD, LICENCE, MOST_FILES, QUALITY, RECORD, REMEDY, read_bytes, write_zip
 from cardiac_autoseg.errors import UserError
-from cardiac_autoseg.files import finite, write_json, write_text
+from cardiac_autoseg.files import finite, parse_json, write_json, write_text
 from cardiac_autoseg.inference.postprocessing import POSTPROCESSING
 from cardiac_autoseg.inference.views import PLAIN, View
 from cardiac_autoseg.model_card import licence_note, model_card
 from cardiac_autoseg.networks import build_network
+from cardiac_autoseg.temporaries import temporary_folder
+from cardiac_autoseg.versions import require_version
 from planning.plan import Plan
+from planning.planner import RULES
+from planning.typed import build, convert
+from planning.version import NewerFormatError
 
 FORMAT = "cardiac_autoseg bundle"
 FORMAT_VERSION = 1
+MOST_VIEWS = 64
 
 
 @dataclass(frozen=True)
@@ -90,9 +95,8 @@ def save_bundle(
     """
     if path.exists() and not (path.suffix == ".zip" or (path / RECORD).is_file()):
         raise UserError(f"{path} exists and is no bundle: give another name, or remove it")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.stem}.", dir=path.parent) as scratch:
-        folder = Path(scratch) / "new"
+    with temporary_folder(path) as scratch:
+        folder = scratch / "new"
         folder.mkdir()
         members = []
         for member, tensors in zip(bundle.members, weights, strict=True):
@@ -106,7 +110,7 @@ def save_bundle(
             write_zip(path, {name: (folder / name).read_bytes() for name in file_names(bundle)})
         else:
             if path.exists():
-                path.replace(Path(scratch) / "old")
+                path.replace(scratch / "old")
             folder.replace(path)
             shutil.copymode(path.parent, path)
     return bundle
@@ -169,19 +173,17 @@ def read_bundle(path: Path) -> Bundle:
     """
     values = _parse(path)
     try:
-        plans = {key: Plan.from_json(plan) for key, plan in values["plans"].items()}
-        members = tuple(Member(**member) for member in values["members"])
+        plans = {key: Plan.from_json(plan) for key, plan in convert(dict[str, Any], values.pop("plans"), "plans").items()}
+        # Bundles of earlier releases have neither views nor an orientation; of later ones what is added does not matter.
         known = {item.name for item in dataclasses.fields(Bundle)}
-        # Bundles of earlier releases have neither views nor an orientation.
-        lists: dict[str, Any] = {
-            "flips": tuple(values["flips"]),
-            "views": tuple((float(degrees), float(zoom)) for degrees, zoom in values.get("views", [PLAIN])),
-            "orientation": tuple(float(value) for value in values.get("orientation", ())),
-        }
-        rest = {key: value for key, value in values.items() if key in known - {"plans", "members", *lists}}
-        bundle = Bundle(plans=plans, members=members, **lists, **rest)
+        bundle = build(Bundle, {"plans": {}, **{key: value for key, value in values.items() if key in known}})
+        bundle = dataclasses.replace(
+            bundle, plans=plans, views=tuple((float(turn), float(zoom)) for turn, zoom in bundle.views)
+        )
         problem = _problem(bundle)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except NewerFormatError as error:
+        raise UserError(f"{path}: {error}") from error
+    except (KeyError, ValueError) as error:
         raise UserError(f"{path}: its {RECORD} is not valid ({error}): {REMEDY}") from error
     if problem:
         raise UserError(f"{path}: {problem}: {REMEDY}")
@@ -191,18 +193,16 @@ def read_bundle(path: Path) -> Bundle:
 def _parse(path: Path) -> dict[str, Any]:
     """The JSON of a bundle of this format version."""
     try:
-        values = json.loads(read_bytes(path, RECORD))
+        values = parse_json(read_bytes(path, RECORD))
     except ValueError as error:
         raise UserError(f"{path}: its {RECORD} is not JSON ({error}): {REMEDY}") from error
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise UserError(
             f"{path} is not a bundle of cardiac_autoseg (its {RECORD} does not say so): name one made by cas_ensemble"
         )
-    if values.get("format_version") != FORMAT_VERSION:
-        raise UserError(
-            f"{path} has format version {values.get('format_version')}, this release ({__version__}) reads {FORMAT_VERSION}:"
-            f" it was made by release {values.get('version')}; use that, or make it again with cas_ensemble"
-        )
+    made_by = str(values.get("version"))[:20]
+    remedy = f"it was made by release {made_by}; use that, or make it again with cas_ensemble"
+    require_version(values, FORMAT_VERSION, path, remedy)
     return values
 
 
@@ -210,12 +210,14 @@ def _problem(bundle: Bundle) -> str:
     """What is wrong with a bundle whose fields are all there, in words; empty if nothing is."""
     if not bundle.members:
         return "it has no networks"
+    if len(bundle.members) > MOST_FILES or len({member.file for member in bundle.members}) < len(bundle.members):
+        return f"its {len(bundle.members)} networks do not have a file each"
     if bundle.postprocessing not in POSTPROCESSING:
         return f"its postprocessing {bundle.postprocessing!r} is not known (known: {', '.join(POSTPROCESSING)})"
-    if not all(axis in (0, 1) for axis in bundle.flips):
+    if not all(axis in (0, 1) for axis in bundle.flips) or len(set(bundle.flips)) < len(bundle.flips):
         return f"its flips {bundle.flips} are not in-plane axes (0: y, 1: x)"
-    if not bundle.views or not all(zoom > 0 for _, zoom in bundle.views):
-        return f"its views {bundle.views} are not turns (degrees) and zooms above 0"
+    if not 1 <= len(bundle.views) <= MOST_VIEWS or not all(0.1 <= zoom <= 10 for _, zoom in bundle.views):
+        return f"its {len(bundle.views)} views are not 1 to {MOST_VIEWS} turns (degrees) and zooms (0.1 to 10)"
     if len(bundle.orientation) not in (0, 6):
         return f"its orientation {bundle.orientation} is not six direction cosines"
     if sorted(bundle.labels.values()) != list(range(len(bundle.labels))):
@@ -225,7 +227,7 @@ def _problem(bundle: Bundle) -> str:
         return f"it names further files that no bundle has: {', '.join(sorted(bundle.files))}"
     for member in bundle.members:
         # A name with a path in it could point at any file of the reader's.
-        if Path(member.file).name != member.file or not member.file.endswith(".safetensors"):
+        if Path(member.file).name != member.file or not member.file.endswith(".safetensors") or "\0" in member.file:
             return f"it names a file {member.file!r}, which is not a plain .safetensors name"
         if member.plan not in bundle.plans:
             return f"{member.file} refers to a plan {member.plan!r} that is not in it"
@@ -254,7 +256,7 @@ def read_quality(path: Path) -> Any | None:
     if digest is None:
         return None
     try:
-        return json.loads(read_checked(path, QUALITY, digest))
+        return parse_json(read_checked(path, QUALITY, digest))
     except ValueError as error:
         raise UserError(f"{path}: its {QUALITY} is not JSON ({error}): {REMEDY}") from error
 
@@ -274,6 +276,9 @@ def load_network(path: Path, member: Member, plan: Plan) -> nn.Module:
         tensors = safetensors.torch.load(content)
     except (SafetensorError, ValueError, KeyError) as error:
         raise UserError(f"{path}: {member.file} is not a safetensors file ({error}): {REMEDY}") from error
+    weights = RULES[plan.architecture].count(plan.network, plan.patch, len(plan.classes)).parameters
+    if len(content) < 2 * weights:  # before memory is taken for them: a plan may ask for any number
+        raise UserError(f"{path}: {member.file} does not fit its plan, which has {weights / 1e6:.2f} M weights: {REMEDY}")
     # The initial weights are overwritten: drawing them must not move the caller's random state.
     with torch.random.fork_rng(devices=[]):
         network = build_network(plan).eval()

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
-import zipfile
 from pathlib import Path
 
 import torch
 
 from cardiac_autoseg.bundle import Bundle, file_names, load_network, read_bundle, read_checked
-from cardiac_autoseg.bundle_files import read_bytes, write_zip, zip_problems
+from cardiac_autoseg.bundle_files import LARGEST_DIRECTORY, read_bytes, write_zip, zip_problems
 from cardiac_autoseg.data.parsing import check_name
 from cardiac_autoseg.errors import UserError
+from cardiac_autoseg.temporaries import temporary_folder
+from cardiac_autoseg.zips import open_zip
 
 EVALUATION = {"evaluation.json", "cases.csv", "patients.csv", "agreement.csv", "levels.csv", "validation"}
 """What ``cas_ensemble`` writes beside a bundle; it belongs to the workspace and is not passed on."""
@@ -61,7 +61,7 @@ def _foreign(path: Path, bundle: Bundle) -> list[str]:
     known = set(file_names(bundle))
     if path.is_dir():
         return sorted(item.name for item in path.iterdir() if item.name not in known | EVALUATION)
-    with zipfile.ZipFile(path) as archive:
+    with open_zip(path, LARGEST_DIRECTORY) as archive:
         entries = [entry.filename for entry in archive.infolist() if not entry.is_dir()]
     return sorted(name for name in entries if name.rpartition("/")[2] not in known)
 
@@ -92,9 +92,8 @@ def import_bundle(archive: Path, folder: Path, name: str | None = None) -> Path:
     target = folder / check_name(name or bundle.name, "bundle")
     if target.exists():
         raise UserError(f"{target} is there already: give another name with --name")
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=folder) as scratch:
-        new = Path(scratch) / "new"
+    with temporary_folder(target) as scratch:
+        new = scratch / "new"
         new.mkdir()
         for file in file_names(bundle):
             (new / file).write_bytes(read_bytes(archive, file))

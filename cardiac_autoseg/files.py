@@ -2,44 +2,103 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
 import os
-import secrets
+import re
+import stat
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from cardiac_autoseg.errors import UserError
+from cardiac_autoseg.locks import require_held
+from cardiac_autoseg.temporaries import clear_abandoned, temporary_path
+
+LARGEST_JSON, DEEPEST_JSON = 1 << 28, 100
+"""Bytes, and levels of nesting: no file that the tool writes comes near them."""
+UNFINISHED = re.compile(r"\..+\.([0-9a-f]{8}){1,4}(\.\w+){0,2}")
+"""Names of files that are being written, and of locks that are being taken."""
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENOTCONN)
+"""Errors of the place that is written to, not of what is written: the next file would fare no better."""
 
 
 @contextmanager
 def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary path in the folder of ``path``; rename it onto ``path`` if the block succeeds.
 
-    The temporary name keeps the suffixes of ``path``, as some writers choose the format by them. If not ``durable``, a power
-    cut may leave an empty file.
+    The temporary name keeps the suffixes of ``path``, as some writers choose the format by them. What killed processes left
+    half written in that folder is removed. If not ``durable``, a power cut may leave an empty file. Raises :class:`OSError`
+    that names ``path`` where the disk is the reason that the block failed, also if the block says something else; and if the
+    folder has vanished that this process works in.
     """
+    require_held(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    suffix = "".join(path.suffixes[-2:]) if path.name.endswith(".nii.gz") else path.suffix
-    temporary = path.parent / f".{path.stem}.{secrets.token_hex(4)}{suffix}"
-    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    temporary = temporary_path(path)
     try:
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        clear_abandoned(temporary)
         yield temporary
         if durable:
             with temporary.open("rb+") as stream:
                 os.fsync(stream.fileno())
         temporary.replace(path)
+    except Exception as error:
+        require_held(path)
+        if reason := _of_disk(error, path, temporary):
+            raise reason from error
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def _of_disk(error: Exception, path: Path, temporary: Path) -> OSError | None:
+    """What the disk has to do with an error while ``path`` was written; None where it has nothing."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number is not None and str(error.filename) not in ("None", str(temporary)):  # type: ignore[attr-defined]
+        return None
+    if number is None and not isinstance(error, UserError):
+        # Libraries written in other languages: numpy says how many bytes were written, safetensors has a number in its text.
+        told = re.search(r"\(os error (\d+)\)", str(error))
+        number = int(told[1]) if told else errno.ENOSPC if is_full(path.parent) else None
+    return None if number is None else OSError(number, os.strerror(number), str(path))
+
+
+def is_full(folder: Path) -> bool:
+    """Whether nothing more can be written into ``folder``."""
+    try:
+        disk = os.statvfs(folder)
+    except OSError:
+        return False
+    return disk.f_bavail * disk.f_frsize < 1 << 14 or (disk.f_files > 0 and disk.f_favail == 0)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Around writing to ``path``: errors name it, which those of a full disk do not."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
+def clear_unfinished(folder: Path) -> None:
+    """Remove what a killed process left half written in ``folder``; only while nobody else writes there."""
+    for path in folder.glob(".*.*"):
+        if UNFINISHED.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` (UTF-8) atomically."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files may be no UTF-8
 
 
 def write_json(path: Path, values: Any) -> None:
@@ -68,11 +127,50 @@ def write_json_if_changed(path: Path, values: Any) -> bool:
 def read_json(path: Path, remedy: str = "") -> Any:
     """Read a JSON file; raises :class:`UserError` naming the file, and ``remedy``, when that fails."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise UserError(f"{path} is not a file. {remedy}".strip())
+        with path.open("rb") as stream:
+            return parse_json(stream.read(LARGEST_JSON + 1))
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist. {remedy}".strip()) from error
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as JSON ({error}). {remedy}".strip()) from error
+
+
+def parse_json(content: bytes | str) -> Any:
+    """JSON from anywhere. Raises ``ValueError`` for all that is none or not fit for use: other encodings than UTF-8, names
+    that come twice, whole numbers of more than 64 bits, nesting of more than 100 levels, more than 256 MB.
+    """
+    if len(content) > LARGEST_JSON:
+        raise ValueError(f"it is larger than {LARGEST_JSON >> 20} MB")
+    try:
+        text = content.decode("utf-8-sig") if isinstance(content, bytes) else content
+        values = json.loads(text, object_pairs_hook=_once, parse_int=_whole)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    level, depth = [values], 0
+    while level := [item for item in level if isinstance(item, dict | list)]:
+        level = [child for item in level for child in (item.values() if isinstance(item, dict) else item)]
+        depth += 1
+        if depth > DEEPEST_JSON:
+            raise ValueError("it is nested too deeply")
+    return values
+
+
+def _whole(digits: str) -> int:
+    """A whole number: larger ones than these are nothing that arrays or floats could hold."""
+    if len(digits) > 20 or not -(1 << 63) <= int(digits) < 1 << 63:
+        raise ValueError("it has a whole number of more than 64 bits")
+    return int(digits)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose names come once: of two values under one name it cannot be told which was meant."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        name = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"the name {name[:100]!r} comes twice")
+    return values
 
 
 def finite(values: Any) -> Any:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from cardiac_autoseg.errors import UserError
+
 if TYPE_CHECKING:
     from cardiac_autoseg.bundle import Bundle
 
@@ -52,8 +54,27 @@ def _is_acdc(bundle: Bundle) -> bool:
 
 
 def model_card(bundle: Bundle) -> str:
-    """The card as Markdown."""
-    sections = {
+    """The card as Markdown, in which texts of the record are texts, and no HTML.
+
+    Raises :class:`UserError` where the record of data, recipe or scores is not as ``cas_ensemble`` writes it.
+    """
+    try:
+        sections = _sections(bundle)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
+        raise UserError(
+            f"the bundle {bundle.name!r} says its data, recipe or scores in another way than cas_ensemble writes them"
+            f" ({type(error).__name__}: {error}): make it again with cas_ensemble"
+        ) from error
+    shown = [(title, lines) for title, lines in sections.items() if lines]
+    text = "\n".join(
+        "\n".join([f"{'##' if number else '#'} {title}", "", *lines, ""]) for number, (title, lines) in enumerate(shown)
+    )
+    # None of our own words needs it, and renderers of Markdown take it for the beginning of HTML.
+    return text.replace("<", "&lt;")
+
+
+def _sections(bundle: Bundle) -> dict[str, list[str]]:
+    return {
         f"Model card: {bundle.name}": _what(bundle),
         "Intended use": [USE],
         "Data": _data(bundle),
@@ -64,10 +85,6 @@ def model_card(bundle: Bundle) -> str:
         "Licence": _licence(bundle),
         "Files": _files(bundle),
     }
-    shown = [(title, lines) for title, lines in sections.items() if lines]
-    return "\n".join(
-        "\n".join([f"{'##' if number else '#'} {title}", "", *lines, ""]) for number, (title, lines) in enumerate(shown)
-    )
 
 
 def _what(bundle: Bundle) -> list[str]:
@@ -234,7 +251,8 @@ def _files(bundle: Bundle) -> list[str]:
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
-    return [f"| {' | '.join(map(str, row))} |" for row in (header, ["---"] * len(header), *rows)]
+    cells = ([" ".join(str(cell).split()).replace("|", "\\|") for cell in row] for row in rows)
+    return [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *cells)]
 
 
 def _number(value: float | None, digits: int) -> str:

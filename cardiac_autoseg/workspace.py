@@ -106,8 +106,7 @@ class Workspace:
 
     def relative(self, path: Path) -> str:
         """The form in which the index stores ``path``: relative to the workspace when inside it, else absolute."""
-        absolute = path.resolve()
-        root = self.root.resolve()
+        absolute, root = Path(os.path.realpath(path)), Path(os.path.realpath(self.root))
         return str(absolute.relative_to(root)) if absolute.is_relative_to(root) else str(absolute)
 
 

@@ -12,6 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from planning.typed import build
+from planning.version import check_version
+
 FORMAT_VERSION = 1
 PERCENTILES = (0.5, 5.0, 25.0, 50.0, 75.0, 95.0, 99.5)
 """The intensity percentiles that are kept, in heart and in body."""
@@ -108,24 +111,12 @@ class Fingerprint:
     @staticmethod
     def from_json(values: dict[str, Any]) -> Fingerprint:
         """Rebuild a fingerprint; raises ``ValueError`` when the format version or the fields do not fit."""
-        version = values.get("format_version")
-        if version != FORMAT_VERSION:
-            raise ValueError(
-                f"fingerprint has format version {version}, this release reads {FORMAT_VERSION}: "
-                "run cas_plan_and_preprocess again"
-            )
-        try:
-            return Fingerprint(
-                **{
-                    **values,
-                    "classes": tuple(values["classes"]),
-                    "cases": tuple(case_from_json(case) for case in values["cases"]),
-                    "coverage": {name: Coverage(**item) for name, item in values["coverage"].items()},
-                    "summary": {name: Spread(**item) for name, item in values["summary"].items()},
-                }
-            )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"fingerprint is incomplete or has unknown fields ({error})") from error
+        check_version(values, FORMAT_VERSION, "fingerprint", "run cas_plan_and_preprocess again")
+        fingerprint = build(Fingerprint, values)
+        for case in fingerprint.cases:
+            if min(*case.shape, *case.spacing) <= 0 or case.case_id not in fingerprint.subjects:
+                raise ValueError(f"fingerprint: case {case.case_id!r} has no subject, or a size or spacing not above 0")
+        return fingerprint
 
     def hash(self) -> str:
         """Hash of what a plan depends on: geometry of every case, and the planning source's extents and brightness.
@@ -143,13 +134,8 @@ class Fingerprint:
 
 
 def case_from_json(values: Mapping[str, Any]) -> CaseMeasurement:
-    """Rebuild one case from ``dataclasses.asdict(case)``, also after a passage through JSON."""
-    sources = {}
-    for name, item in values["sources"].items():
-        lists = {key: None if item[key] is None else tuple(item[key]) for key in ("extent_mm", "intensity")}
-        sources[name] = SourceMeasurement(**{**item, **lists})
-    lists = {key: tuple(values[key]) for key in ("shape", "spacing", "intensity")}
-    return CaseMeasurement(**{**values, **lists, "sources": sources})
+    """Rebuild one case from ``dataclasses.asdict(case)``, also after a passage through JSON; else ``ValueError``."""
+    return build(CaseMeasurement, values)
 
 
 def build_fingerprint(

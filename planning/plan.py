@@ -5,11 +5,32 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from typing import Any
 
+from planning.typed import build
+from planning.version import check_version
+
 FORMAT_VERSION = 1
 ARCHITECTURES = ("unet", "attention_unet", "enet")
+WIDEST, DEEPEST, MOST_REPEATED = 4096, 12, 64
+"""More feature maps, stages and repetitions of a stage than any plan has, whoever made it: networks are built of them."""
+LIMITS: dict[str, tuple[float, float]] = {
+    "memory_gb": (0, 1e6),
+    "gflops": (0, 1e9),
+    "spacing": (0.05, 100),
+    "patch": (1, 8192),
+    "divisor": (1, 4096),
+    "batch": (1, 1 << 16),
+    "steps": (1, 1 << 40),
+    "learning_rate": (0, 1e3),
+    "clip_percentiles": (0, 100),
+    "memory_bytes": (0, 1 << 60),
+    "gflops_per_slice": (0, 1e9),
+    "parameters": (0, 1 << 60),
+}
+"""Smallest and largest value of each number of a plan."""
 
 
 @dataclass(frozen=True)
@@ -83,18 +104,11 @@ class Plan:
     @staticmethod
     def from_json(values: dict[str, Any]) -> Plan:
         """Rebuild a plan; raises ``ValueError`` when the format version or the fields do not fit."""
-        version = values.get("format_version") if isinstance(values, dict) else None
-        if version != FORMAT_VERSION:
-            raise ValueError(
-                f"plan has format version {version}, this release reads {FORMAT_VERSION}: run cas_plan_and_preprocess again"
-            )
-        try:
-            shape = {key: _tuples(value) for key, value in values["network"].items()}
-            network = ENetShape(**shape) if values["architecture"] == "enet" else UNetShape(**shape)
-            fields = {key: _tuples(value) for key, value in values.items() if key not in ("network", "reasons")}
-            return Plan(network=network, reasons=dict(values["reasons"]), **fields)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"plan is incomplete or has unknown fields ({error})") from error
+        check_version(values, FORMAT_VERSION, "plan", "run cas_plan_and_preprocess again")
+        plan = build(Plan, values)
+        if problem := _problem(plan):
+            raise ValueError(f"plan: {problem}")
+        return plan
 
     def hash(self) -> str:
         """Hash of what changes results: everything but the explanations."""
@@ -129,6 +143,49 @@ def describe_plan(plan: Plan) -> str:
     )
 
 
-def _tuples(value: Any) -> Any:
-    """JSON lists back to tuples, at every depth."""
-    return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value
+def _problem(plan: Plan) -> str:
+    """What no plan has, in words: numbers that would take memory or time without bounds, or make no network; else empty."""
+    if plan.architecture not in ARCHITECTURES:
+        return f"its architecture {plan.architecture!r} is not one of {', '.join(ARCHITECTURES)}"
+    if plan.augmentation not in ("device", "host"):
+        return f'its augmentation {plan.augmentation!r} is not "device" or "host"'
+    for name, (low, high) in LIMITS.items():
+        value = getattr(plan, name)
+        if not all(low <= number <= high for number in (value if isinstance(value, tuple) else (value,))):
+            return f"{name} {value} is not between {low:g} and {high:g}"
+    if plan.clip_percentiles[0] >= plan.clip_percentiles[1]:
+        return f"clip_percentiles {plan.clip_percentiles} do not rise"
+    if not 2 <= len(plan.classes) <= 256 or len(set(plan.classes)) < len(plan.classes):
+        return f"its {len(plan.classes)} classes are not 2 to 256 different names"
+    if isinstance(plan.network, ENetShape) != (plan.architecture == "enet"):
+        return f"its network is not that of {plan.architecture}"
+    if problem := _enet_problem(plan.network) if isinstance(plan.network, ENetShape) else _unet_problem(plan.network):
+        return problem
+    strides = plan.network.strides if isinstance(plan.network, UNetShape) else ((8, 8),)
+    if any(plan.divisor[axis] % math.prod(stride[axis] for stride in strides) for axis in (0, 1)):
+        return f"its divisor {plan.divisor} is no multiple of the strides of its network"
+    return ""
+
+
+def _unet_problem(shape: UNetShape) -> str:
+    stages = len(shape.widths)
+    if not 2 <= stages <= DEEPEST or len(shape.strides) != stages or not _within(shape.widths, WIDEST):
+        return f"its network does not have 2 to {DEEPEST} stages, each with a stride and 1 to {WIDEST} feature maps"
+    if shape.strides[0] != (1, 1) or not all(_within(stride, 8) for stride in shape.strides):
+        return "the strides of its network are not 1 to 8, the first (1, 1)"
+    if not 1 <= shape.convolutions <= MOST_REPEATED or not 0 <= shape.deep_supervision < stages - 1:
+        return f"its network has {shape.convolutions} convolutions a stage and {shape.deep_supervision} further outputs"
+    return ""
+
+
+def _enet_problem(shape: ENetShape) -> str:
+    if not _within(shape.widths, WIDEST) or min(shape.widths[1:]) < 4:
+        return f"the widths {shape.widths} of its network are not 4 to {WIDEST} feature maps"
+    counts = (shape.stage1, shape.stages, len(shape.dilations))
+    if not all(0 <= count <= MOST_REPEATED for count in counts) or not _within(shape.dilations, 1024):
+        return "its network has more repetitions or larger dilations than any plan"
+    return "" if shape.asymmetric in range(1, 100, 2) else f"its kernel length {shape.asymmetric} is not odd and below 100"
+
+
+def _within(values: tuple[int, ...], largest: int) -> bool:
+    return all(1 <= value <= largest for value in values)

@@ -9,9 +9,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from planning.typed import convert
+from planning.version import check_version
+
 FORMAT_VERSION = 1
 FOLDS = 5
 SEED = 12345
+
+
+@dataclass(frozen=True)
+class _Fold:
+    """A fold as the file has it."""
+
+    train: tuple[str, ...]
+    val: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -58,15 +69,15 @@ class Splits:
         Raises ``ValueError`` when the version or the fields do not fit, a subject is on both sides of a fold, is not
         validated exactly once, or is missing from a fold.
         """
-        version = values.get("format_version") if isinstance(values, dict) else None
-        if version != FORMAT_VERSION:
-            raise ValueError(f"splits have format version {version}, this release reads {FORMAT_VERSION}")
+        check_version(values, FORMAT_VERSION, "the file of the folds", "delete it to have them dealt anew")
         try:
-            seed = int(values["seed"])
-            train = [set(fold["train"]) for fold in values["folds"]]
-            validation = tuple(tuple(fold["val"]) for fold in values["folds"])
-        except (KeyError, TypeError) as error:
+            seed = convert(int, values["seed"], "splits.seed")
+            folds = convert(tuple[_Fold, ...], values["folds"], "splits.folds")
+        except KeyError as error:
             raise ValueError(f"splits are incomplete ({error})") from error
+        if not folds:
+            raise ValueError("splits have no folds")
+        train, validation = [set(fold.train) for fold in folds], tuple(fold.val for fold in folds)
         splits = Splits(validation, seed)
         everyone = splits.subjects
         if twice := sorted(subject for subject, count in Counter(everyone).items() if count > 1):
@@ -89,14 +100,14 @@ def make_splits(subjects: Mapping[str, str | None], folds: int = FOLDS, seed: in
     Each group is shuffled, and the groups are dealt one after the other like cards, each going on where the last one
     stopped: so the folds differ by at most one subject, in every group and in all. The shuffle sorts by a hash of seed and
     name, which makes it independent of the order of ``subjects`` and of library versions.
-    Raises ``ValueError`` for fewer than two folds or fewer subjects than folds.
+    Fewer subjects than folds make as many folds as there are subjects, each of which leaves one out; one subject makes a
+    fold that trains on nobody. Raises ``ValueError`` for fewer than two folds, and without any subject.
     """
     if folds < 2:
         raise ValueError(f"cross-validation needs at least 2 folds, {folds} asked for")
-    if len(subjects) < folds:
-        raise ValueError(
-            f"{folds} folds need at least {folds} subjects, there are {len(subjects)}: import more, or ask for fewer folds"
-        )
+    if not subjects:
+        raise ValueError("there is no subject to deal to folds")
+    folds = min(folds, len(subjects))
 
     def key(subject: str) -> tuple[str, str, str]:
         return subjects[subject] or "", hashlib.sha256(f"{seed}/{subject}".encode()).hexdigest(), subject
@@ -128,3 +139,10 @@ def subset(subjects: Mapping[str, str | None], count: int, seed: int) -> tuple[s
         for number, subject in enumerate(group)
     }
     return tuple(sorted(places, key=places.__getitem__)[:count])
+
+
+def few_folds(splits: Splits) -> str:
+    """What follows from having fewer subjects than FOLDS, in words."""
+    if splits.folds == 1:
+        return "one subject: there is nobody to validate on, and only fold all can be trained"
+    return f"{splits.folds} subjects: {splits.folds} folds instead of {FOLDS}, each of which leaves one subject out"

@@ -19,11 +19,12 @@ from tqdm import tqdm
 
 from cardiac_autoseg.annotation.consensus import majority, staple
 from cardiac_autoseg.annotation.recipes import Recipe, deal, parse_recipe
+from cardiac_autoseg.data.header import is_whole
 from cardiac_autoseg.data.index import Case, Dataset, LabelRef
 from cardiac_autoseg.data.load import load_image, load_labels, require_same_geometry
 from cardiac_autoseg.data.volume import Volume, write_labels
 from cardiac_autoseg.errors import UserError
-from cardiac_autoseg.files import hash_json, read_json, write_json
+from cardiac_autoseg.files import clear_unfinished, hash_json, read_json, write_json
 from cardiac_autoseg.preprocessing.identity import FileHashes
 from cardiac_autoseg.preprocessing.store import in_threads
 from cardiac_autoseg.workspace import Workspace
@@ -218,7 +219,7 @@ def _is_done(
     """Whether the labels of a case are there and were computed from what there is; the key is written after them."""
     path = _path(workspace, name, case.id)
     try:
-        if not path.is_file():
+        if not is_whole(path):
             return False
         key = read_json(_key_path(path))["key"]
     except (UserError, KeyError, TypeError):
@@ -232,8 +233,7 @@ def _is_done(
 
 def _remove_others(folder: Path, covered: Collection[str]) -> int:
     """Remove computed files of cases that are not ``covered``, and what a killed process left unfinished; how many cases."""
-    for leftover in folder.glob(".*.*"):
-        leftover.unlink()
+    clear_unfinished(folder)
     gone = [path for path in folder.glob("*.json") if path.stem not in covered]
     for path in gone:
         path.with_suffix(".nii.gz").unlink(missing_ok=True)

@@ -31,7 +31,7 @@ def declare(workspace: Workspace, name: str, recipe: str, report: Report) -> Dat
     if parsed.kind == "pseudo":
         # As a path from the workspace: a name may mean something else in another folder, later.
         recipe = f"pseudo:{workspace.relative(find_bundle(workspace, parsed.model))}"
-    with editing(workspace.dataset):
+    with editing(workspace.dataset, report):
         dataset = load_dataset(workspace.dataset)
         before = dataset.sources.get(name)
         if before and not before.derived:
@@ -80,7 +80,7 @@ def refresh(
             return dataset
     except UserError:
         pass  # said below
-    with editing(workspace.dataset):
+    with editing(workspace.dataset, report):
         dataset = before = load_dataset(workspace.dataset)
         done: set[str] = set()
         for asked in dataset.sources if names is None else names:

@@ -10,7 +10,9 @@ from typing import Any
 
 from cardiac_autoseg.errors import UserError
 from cardiac_autoseg.files import hash_json, read_json
+from cardiac_autoseg.versions import require_version
 
+FORMAT_VERSION = 1
 BUILT_IN = ("novice", "trained")
 """Profiles that come with the tool, as ``profiles/<name>.json``."""
 _KINDS: dict[str, Any] = {"str": str, "int": int, "float": (int, float)}
@@ -117,6 +119,9 @@ def read_profile(path: Path) -> Profile:
     """The profile in a JSON file; fields left out are 0, the name is the file's. Raises :class:`UserError`."""
     values = read_json(path)
     known = [field.name for field in dataclasses.fields(Profile)]
+    if isinstance(values, dict) and "format_version" in values:
+        require_version(values, FORMAT_VERSION, path, "correct it")
+        del values["format_version"]
     if not isinstance(values, dict):
         raise UserError(f"{path} is not a profile: give a JSON object with some of the fields {', '.join(known)}")
     unknown = sorted(set(values) - set(known))

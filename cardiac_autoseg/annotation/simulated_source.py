@@ -11,15 +11,19 @@ from tqdm import tqdm
 
 from cardiac_autoseg.annotation.profile import Profile
 from cardiac_autoseg.annotation.simulate import simulate_case
+from cardiac_autoseg.data.header import is_whole
 from cardiac_autoseg.data.importers import add_source
 from cardiac_autoseg.data.index import Case, Dataset, load_dataset
 from cardiac_autoseg.data.load import load_labels
 from cardiac_autoseg.data.parsing import check_name
 from cardiac_autoseg.data.volume import write_labels
 from cardiac_autoseg.errors import UserError
-from cardiac_autoseg.files import hash_file, hash_json, read_json, write_json_if_changed
+from cardiac_autoseg.files import clear_unfinished, hash_file, hash_json, read_json, write_json_if_changed
+from cardiac_autoseg.locks import waiting
+from cardiac_autoseg.versions import require_version
 from cardiac_autoseg.workspace import Workspace
 
+FORMAT_VERSION = 1
 DRAWING_VERSION = 1
 """To be raised when the same profile, person and case give other labels than before."""
 
@@ -62,14 +66,20 @@ def simulate_source(workspace: Workspace, annotator: Annotator, report: Callable
     ``simulation.json`` that says what made them. Files that are up to date are kept, so that a killed run goes on and a
     second run does nothing; where the profile or a label drawn from has changed, cases are drawn anew. A case that cannot be
     read is reported and left out. Raises :class:`UserError` if ``name`` belongs to other labels, if ``gt`` is unknown, if
-    the data set lacks a structure that is drawn, or if no case can be drawn.
+    the data set lacks a structure that is drawn, or if no case can be drawn. Waits for another process that does the same.
     """
     check_name(annotator.name, "label source")
+    with waiting(workspace.annotations(f".{annotator.name}-lock"), report):
+        return _simulate(workspace, annotator, report)
+
+
+def _simulate(workspace: Workspace, annotator: Annotator, report: Callable[[str], None]) -> Simulated:
     dataset = load_dataset(workspace.dataset)
     cases = dataset.labelled(annotator.gt)
     if lacking := sorted(DRAWN - dataset.labels.keys()):
         raise UserError(f"{workspace.dataset} has no class {', '.join(lacking)}: simulated persons draw LV, MYO and RV")
     folder = workspace.annotations(annotator.name)
+    clear_unfinished(folder)
     record = folder / "simulation.json"
     before = _read_record(record, dataset, annotator)
     keys, left_out = _keys(workspace, dataset, annotator, cases)
@@ -78,8 +88,8 @@ def simulate_source(workspace: Workspace, annotator: Annotator, report: Callable
             _file(folder, case_id).unlink(missing_ok=True)
     # Before the first file is drawn: whatever file is there from now on was made from what the record says.
     who = {"profile": annotator.profile.to_json(), "person": annotator.person, "gt": annotator.gt, "hash": annotator.hash}
-    write_json_if_changed(record, {**who, "cases": keys})
-    missing = [case for case in cases if case.id in keys and not _file(folder, case.id).is_file()]
+    write_json_if_changed(record, {"format_version": FORMAT_VERSION, **who, "cases": keys})
+    missing = [case for case in cases if case.id in keys and not is_whole(_file(folder, case.id))]
     for case in tqdm(missing, desc=f"simulating {annotator.name}", unit="case", disable=None, leave=False):
         try:
             _draw(workspace, dataset, annotator, case, _file(folder, case.id))
@@ -107,6 +117,7 @@ def _read_record(record: Path, dataset: Dataset, annotator: Annotator) -> dict[s
             )
         return {}
     values: Any = read_json(record, "Delete its folder to simulate afresh.")
+    require_version(values, FORMAT_VERSION, record, "delete its folder to simulate afresh", absent=1)
     try:
         made_by = (values["profile"]["name"], values["person"], values["gt"])
         cases = {str(case_id): str(key) for case_id, key in values["cases"].items()}

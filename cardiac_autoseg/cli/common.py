@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import atexit
+import errno
 import gc
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -11,10 +12,16 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from cardiac_autoseg.cli.terminal import plain_output
+
 if TYPE_CHECKING:
     from cardiac_autoseg.workspace import Workspace
 
 OK, SOME_FAILED, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
+KEPT = "finished work is kept, and the same command goes on from there"
+OUT_OF_MEMORY = (
+    "there is not enough memory: end other programs, or use fewer threads and processes (--workers, --jobs); " + KEPT
+)
 
 
 def make_parser(description: str, workspace: bool = True) -> argparse.ArgumentParser:
@@ -105,13 +112,20 @@ def names(text: str) -> tuple[str, ...]:
 def run(
     parser: argparse.ArgumentParser, work: Callable[[argparse.Namespace], int], arguments: Sequence[str] | None = None
 ) -> int:
-    """Parse, work, and turn what goes wrong into a message and an exit code.
+    """Parse, work, and turn what goes wrong into a message and an exit code; nothing printed can steer the terminal.
 
     0: done. 1: some cases failed, the others are done. 2: nothing could be done; the message says why.
     130: interrupted, finished work is kept.
     """
+    with plain_output():
+        return _run(parser, work, arguments)
+
+
+def _run(parser: argparse.ArgumentParser, work: Callable[[argparse.Namespace], int], arguments: Sequence[str] | None) -> int:
     values = parser.parse_args(arguments)
-    from cardiac_autoseg.errors import UserError
+    with suppress(AttributeError):
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names of files may be no text
+    from cardiac_autoseg.errors import UserError, is_out_of_memory
 
     try:
         return work(values)
@@ -123,12 +137,29 @@ def run(
             sys.stdout.close()
         return OK
     except OSError as error:
-        # A full disk, a read-only folder, a file where a folder should be: the user's to mend, not a fault of the code.
-        where = error.filename2 or error.filename or "a file"
-        print(
-            f"{parser.prog}: {where}: {error.strerror or error}: check the path, permissions and free space", file=sys.stderr
-        )
+        print(f"{parser.prog}: {_about(error)}", file=sys.stderr)
+        return USER_ERROR
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print(f"{parser.prog}: {OUT_OF_MEMORY} ({_first_line(error)})", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
         print(f"\n{parser.prog}: interrupted; finished work is kept, the same command goes on from there", file=sys.stderr)
         return INTERRUPTED
+
+
+def _about(error: OSError) -> str:
+    """A full disk, a read-only folder, a file where a folder should be: the user's to mend, not a fault of the code."""
+    where = error.filename2 or error.filename or "a file"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        remedy = f"make room on its disk; {KEPT}"
+    elif error.errno == errno.ENOMEM:
+        return f"{OUT_OF_MEMORY} ({where}: {error.strerror})"
+    else:
+        remedy = "check the path, permissions and free space"
+    return f"{where}: {error.strerror or error}: {remedy}"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -11,6 +11,8 @@ from cardiac_autoseg.cli import common
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from cardiac_autoseg.workspace import Workspace
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of ``cas_ensemble``."""
@@ -55,6 +57,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _work(values: argparse.Namespace) -> int:
     from cardiac_autoseg.data.parsing import check_name
     from cardiac_autoseg.errors import UserError
+    from cardiac_autoseg.locks import waiting
+    from cardiac_autoseg.workspace import find_workspace
+
+    check_name(values.name, "bundle")
+    if values.name.endswith(".zip"):
+        raise UserError(f"--name {values.name}: leave .zip out; --zip writes the zip beside the folder")
+    workspace = find_workspace(values.workspace)
+    with waiting(workspace.model(f".{values.name}-lock"), common.teller(values)):
+        return _bundle_whole(values, workspace) if values.fold_all else _bundle_best(values, workspace)
+
+
+def _bundle_best(values: argparse.Namespace, workspace: Workspace) -> int:
+    """A bundle of what is best by cross-validation."""
     from cardiac_autoseg.inference.crossvalidation import collect
     from cardiac_autoseg.inference.ensemble import (
         choose,
@@ -67,15 +82,9 @@ def _work(values: argparse.Namespace) -> int:
     )
     from cardiac_autoseg.inference.orientation import DISPLAY
     from cardiac_autoseg.trust.complete import complete_bundle
-    from cardiac_autoseg.workspace import find_workspace
 
-    check_name(values.name, "bundle")
-    if values.name.endswith(".zip"):
-        raise UserError(f"--name {values.name}: leave .zip out; --zip writes the zip beside the folder")
-    if values.fold_all:
-        return _bundle_whole(values)
     say = common.teller(values)
-    pool = collect(find_workspace(values.workspace), values.gt, say, values.arch, values.loss, values.seed)
+    pool = collect(workspace, values.gt, say, values.arch, values.loss, values.seed)
     reference = pick_reference(pool, values.reference)
     say(f"{len(pool.runs)} runs trained on {values.gt}, {len(pool.scored)} validation cases")
     choice = choose(pool, say)
@@ -108,11 +117,10 @@ def _work(values: argparse.Namespace) -> int:
     return common.OK
 
 
-def _bundle_whole(values: argparse.Namespace) -> int:
+def _bundle_whole(values: argparse.Namespace, workspace: Workspace) -> int:
     """A bundle of the runs that trained on every patient."""
     from cardiac_autoseg.inference.orientation import DISPLAY
     from cardiac_autoseg.trust.whole import Wish, bundle_whole
-    from cardiac_autoseg.workspace import find_workspace
 
     say = common.teller(values)
     wish = Wish(
@@ -128,7 +136,7 @@ def _bundle_whole(values: argparse.Namespace) -> int:
         half=values.half,
         quality=not values.no_quality,
     )
-    made = bundle_whole(find_workspace(values.workspace), wish, say)
+    made = bundle_whole(workspace, wish, say)
     _zip(values, made.folder)
     dice = "" if made.mean_dice is None else f"; mean Dice of the folds {made.mean_dice:.4f}"
     networks = f"{made.networks} network(s) trained on every patient"

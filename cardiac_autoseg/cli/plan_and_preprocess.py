@@ -45,15 +45,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def work(values: argparse.Namespace) -> int:
-    """Run the stages; exit code 1 if cases were left out."""
-    from cardiac_autoseg.data.index import load_dataset
-    from cardiac_autoseg.preprocessing import prepare
-    from cardiac_autoseg.preprocessing.store import preprocess
-    from planning.plan import describe_plan
+    """Import where needed, then run the stages, one process at a time; exit code 1 if cases were left out."""
+    from cardiac_autoseg.files import clear_unfinished
+    from cardiac_autoseg.locks import waiting
 
     started = time.perf_counter()
     say = common.teller(values)
     workspace, imported, seen = _workspace(values, say)
+    with waiting(workspace.root / ".plan-lock", say):
+        clear_unfinished(workspace.root / "plans")
+        return _stages(values, workspace, imported, seen, started)
+
+
+def _stages(values: argparse.Namespace, workspace: Workspace, imported: int | None, seen: set[str], started: float) -> int:
+    from cardiac_autoseg.data.index import load_dataset
+    from cardiac_autoseg.preprocessing import prepare
+    from cardiac_autoseg.preprocessing.store import preprocess
+    from planning.plan import describe_plan
+    from planning.splits import FOLDS, few_folds
+
+    say = common.teller(values)
     changed = imported is not None
     problems: list[str] = []
     done: dict[str, Any] = {"workspace": str(workspace.root)}
@@ -75,13 +86,15 @@ def work(values: argparse.Namespace) -> int:
     if "plan" in values.only:
         budget = prepare.Budget(values.target or _default_target(), values.memory_gb, values.gflops)
         plans, written = prepare.update_plans(workspace, prepare.load_fingerprint(workspace), budget, ARCHITECTURES)
-        _, new_splits = prepare.update_splits(workspace, dataset)
+        splits, new_splits = prepare.update_splits(workspace, dataset)
         changed |= bool(written) or new_splits
         done["plans"] = {name: plan.to_json() for name, plan in plans.items()}
         done["plans_written"] = written
         for plan in plans.values():
             say(describe_plan(plan))
         say(f"plans: {', '.join(written) or 'none'} written; folds {'dealt' if new_splits else 'unchanged'}")
+        if new_splits and splits.folds < FOLDS:
+            say(few_folds(splits))
     if "preprocess" in values.only:
         grid = prepare.shared_grid(prepare.load_plans(workspace))
         with _Progress("preprocess") as progress:

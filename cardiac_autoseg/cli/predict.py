@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from cardiac_autoseg.cli import common
@@ -12,10 +14,15 @@ from cardiac_autoseg.cli import common
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from cardiac_autoseg.bundle import Bundle
     from cardiac_autoseg.delivery.case import CaseResult
     from cardiac_autoseg.delivery.inputs import Input
     from cardiac_autoseg.delivery.outputs import Wanted
     from cardiac_autoseg.delivery.people import Given
+
+
+WHICH = "(--names FILE writes which is which, --keep-identifiers leaves their names)"
+PATIENT = "the .dcm files name the patient, as archives need it: leave them out of what you pass on (--no-dicom makes none)"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,7 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="bundle: folder, .zip, or name; without it the workspace's only one or the one called best, else the one that"
         " comes with the package",
     )  # fmt: skip
-    parser.add_argument("--series", metavar="UID", help="the DICOM series to take, where several could be meant")
+    parser.add_argument(
+        "--series", metavar="NUMBER", help="the DICOM series to take (number or UID), where several could be meant"
+    )
     person = parser.add_argument_group("what the files do not say (for a single case; for more, a table)")
     person.add_argument("--ed", type=common.at_least(1), metavar="FRAME", help="end-diastole, counted from 1")
     person.add_argument("--es", type=common.at_least(1), metavar="FRAME", help="end-systole, counted from 1")
@@ -57,6 +66,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="also <name>.npz: calibrated probabilities (classes, [frames,] Z, Y, X) float16",
     )
     what.add_argument("--json", action="store_true", help="print the results as JSON, progress to stderr")
+    privacy = parser.add_argument_group("who was scanned (docs/privacy.md)")
+    privacy.add_argument(
+        "--keep-identifiers",
+        action="store_true",
+        help="leave in the results what says who was scanned; without it this is hidden",
+    )
+    privacy.add_argument("--names", metavar="CSV", help="write which input each case is, for yourself: not into the results")
     parser.add_argument("--fast", action="store_true", help="one network instead of all, and each slice as it is")
     parser.add_argument("--overwrite", action="store_true", help="predict again where outputs are there")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, …; without it a GPU where there is one")
@@ -68,25 +84,52 @@ def _work(values: argparse.Namespace) -> int:
 
     with common.loading():
         from cardiac_autoseg.bundle import read_bundle
-        from cardiac_autoseg.delivery.claim import claim_folder
         from cardiac_autoseg.delivery.inputs import find_inputs, keep_inputs
-        from cardiac_autoseg.delivery.outputs import Wanted, done
+        from cardiac_autoseg.delivery.outputs import Wanted
         from cardiac_autoseg.delivery.people import given_for
+        from cardiac_autoseg.delivery.privacy import with_identity, write_names
         from cardiac_autoseg.errors import UserError
         from cardiac_autoseg.inference.model_store import find_bundle
+        from cardiac_autoseg.locks import waiting
 
     output = Path(values.output).expanduser()
     if output.exists() and not output.is_dir():
         raise UserError(f"-o {output} is a file: name a folder")
     if values.labels_only and values.slicer:
         raise UserError("--labels-only leaves out what --slicer asks for: give one of them")
-    items = find_inputs(values.input, output)
+    items = with_identity(find_inputs(values.input, output), values.keep_identifiers)
     keep_inputs(items, output)
-    given = given_for([item.name for item in items], values.people, _single(values))
+    called = {item.called: item.name for item in items if item.called}
+    given = given_for([item.name for item in items], values.people, _single(values), called)
+    if values.names:
+        write_names(Path(values.names).expanduser(), items, output)
+    elif called:
+        _say(
+            values,
+            f"{len(called)} of {len(items)} scans are called after the patient: their results are called case_…\n{WHICH}",
+        )
     wanted = Wanted(not values.labels_only, not values.no_dicom, values.slicer, values.save_probabilities)
-    todo = [item for item in items if values.overwrite or not done(output, item.name, wanted)]
     path = find_bundle(common.workspace_or_none(values.workspace), values.model)
     bundle = read_bundle(path)
+    # Two at once would mix two models' results; who waits finds done what the other did.
+    with waiting(output / ".lock", partial(_say, values)):
+        return _into_folder(values, output, path, bundle, items, wanted, given)
+
+
+def _into_folder(
+    values: argparse.Namespace,
+    output: Path,
+    path: Path,
+    bundle: Bundle,
+    items: list[Input],
+    wanted: Wanted,
+    given: dict[str, Given],
+) -> int:
+    """Predict what is not done yet into a folder that is ours alone."""
+    from cardiac_autoseg.delivery.claim import claim_folder
+    from cardiac_autoseg.delivery.outputs import done
+
+    todo = [item for item in items if values.overwrite or not done(output, item.name, wanted)]
     model = claim_folder(output, bundle, values.fast, [item for item in items if item not in todo])
     if len(todo) < len(items):
         skipped = len(items) - len(todo)
@@ -95,12 +138,16 @@ def _work(values: argparse.Namespace) -> int:
     try:
         if todo:
             _predict(values, path, model, output, todo, wanted, given, failed)
-    except KeyboardInterrupt:
-        if wanted.pages:
-            _write_folder(values, output, bundle.labels, failed)
+    except (KeyboardInterrupt, OSError):
+        # The disk, perhaps: what can be written is.
+        with suppress(OSError):
+            if wanted.pages:
+                _write_folder(values, output, bundle.labels, failed)
         raise
     if wanted.pages:
         _write_folder(values, output, bundle.labels, failed)
+    if wanted.pages and wanted.dicom and any(item.dicom for item in items):
+        _say(values, PATIENT)
     if values.json:
         _print_json(output if wanted.pages else None, items, failed)
     if len(failed) == len(items):
@@ -123,6 +170,7 @@ def _predict(
 
     with common.loading():
         from cardiac_autoseg.delivery.pipeline import FIRST_SLICE, Job, deliver
+        from cardiac_autoseg.delivery.privacy import shown
         from cardiac_autoseg.inference.model import load_model
         from cardiac_autoseg.inference.predictor import flip_axes
         from cardiac_autoseg.trust.trust import load_trust
@@ -142,9 +190,11 @@ def _predict(
     seconds = {"load model": perf_counter() - start}
     job = Job(model, model_hash, trust, output, wanted, values.overwrite, given, values.series)
     for number, result in enumerate(deliver(job, todo, seconds), start=1):
-        head = f"[{number}/{len(todo)}] {result.item.path.name}"
+        head = f"[{number}/{len(todo)}] {shown(result.item)}"
         if result.problem:
             failed[result.item.name] = result.problem
+            # Here with the folders above it, so that it is found.
+            head = head if result.item.called else f"[{number}/{len(todo)}] {result.item.path}"
             print(f"{head}: FAILED. {result.problem}", file=sys.stderr)
         else:
             _say(values, f"{head}: {' x '.join(map(str, result.shape))}, {result.seconds:.2f} s{_in_words(result.case)}")

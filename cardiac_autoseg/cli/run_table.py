@@ -70,7 +70,8 @@ class Table:
     def _erase(self) -> None:
         """Move the cursor to where the table began and clear from there."""
         if self.drawn:
-            print(f"\x1b[{self.drawn}F\x1b[J", end="", file=self.out, flush=True)
+            # Beneath what keeps data from steering the terminal (cli/terminal.py).
+            print(f"\x1b[{self.drawn}F\x1b[J", end="", file=getattr(self.out, "stream", self.out), flush=True)
             self.drawn = 0
 
     def _row(self, work: Work) -> tuple[str, float]:

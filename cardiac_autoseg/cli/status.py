@@ -40,6 +40,8 @@ def _work(values: argparse.Namespace) -> int:
     for run in runs:
         if run["problem"]:
             print(f"  {run['state']}: {run['problem']}")
+        for note in run["notes"]:
+            print(f"  {' '.join(str(run[name]) for name in ('architecture', 'gt', 'loss', 'fold', 'seed'))}: {note}")
     for bundle in state["bundles"]:
         dice = "" if bundle["dice"] is None else f", cross-validated Dice {bundle['dice']:.3f}"
         print(f"bundle {bundle['name']}{dice}{'. ' + bundle['problem'] if bundle['problem'] else ''}")

@@ -22,9 +22,9 @@ THREAD_LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "
 def build_parser() -> argparse.ArgumentParser:
     """The options of ``cas_train``."""
     parser = common.make_parser("Train one fold of one architecture for one annotation source; the same command resumes it.")
-    parser.add_argument("architecture", choices=ARCHITECTURES, help="architecture")
+    parser.add_argument("architecture", nargs="?", choices=ARCHITECTURES, help="architecture")
     parser.add_argument(
-        "fold", choices=("0", "1", "2", "3", "4", "all"), help="fold to validate on, or all: train on everything"
+        "fold", nargs="?", choices=("0", "1", "2", "3", "4", "all"), help="fold to validate on, or all: train on everything"
     )
     parser.add_argument(
         "--gt",
@@ -37,7 +37,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=common.at_least(0), default=0, help="seed of weights, order and augmentation")
     parser.add_argument("--steps", type=common.at_least(1), help="optimiser steps instead of the plan's")
     parser.add_argument("--device", help="torch device, e.g. cpu, cuda:1 (default: a GPU if there is one)")
-    parser.add_argument("--threads", type=common.at_least(1), help="CPU threads (default: all cores)")
+    parser.add_argument(
+        "--threads",
+        type=common.at_least(1),
+        help="CPU threads (default: all cores; where the run is resumed, as it was begun)",
+    )
     parser.add_argument(
         "--reference", metavar="SOURCE", help="source to score against (default: expert if there is one, else --gt)"
     )
@@ -46,6 +50,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--checkpoint-minutes", type=float, default=3.0, help="minutes between checkpoints")
     parser.add_argument("--restart", action="store_true", help="throw away what the run has and train it anew")
+    parser.add_argument(
+        "--replay",
+        metavar="RUN",
+        help="prove that a run (its folder, or its path in the workspace) can be made again: train it anew from its record"
+        " in a temporary folder, and compare log, weights and predictions to the bit; with --steps only so much of the log",
+    )
+    parser.add_argument("--keep", action="store_true", help="keep what --replay made (without it: only what differs)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser
 
@@ -64,11 +75,16 @@ def work(values: argparse.Namespace) -> int:
 
     import torch
 
+    from cardiac_autoseg.errors import UserError
     from cardiac_autoseg.training.runner import Interrupted, Options, train
     from cardiac_autoseg.workspace import RunKey, find_workspace
 
     if values.threads:
         torch.set_num_threads(values.threads)
+    if values.replay:
+        return _replay(values)
+    if values.architecture is None or values.fold is None:
+        raise UserError("give an architecture and a fold, as in: cas_train unet 0")
     workspace = find_workspace(values.workspace)
     key = RunKey(values.architecture, values.gt, values.loss, values.fold, values.seed)
     options = Options(
@@ -79,6 +95,7 @@ def work(values: argparse.Namespace) -> int:
         checkpoint_minutes=values.checkpoint_minutes,
         restart=values.restart,
         quiet=values.quiet,
+        threads=values.threads,
     )
     try:
         folder = train(workspace, key, options, report=print)
@@ -88,6 +105,58 @@ def work(values: argparse.Namespace) -> int:
     dice = json.loads((folder / "run.json").read_text())["val_dice"]
     print(f"done: {folder}" + ("" if dice is None else f", mean validation Dice {dice:.4f}"))
     return _test(workspace, folder, values.device)
+
+
+def _replay(values: argparse.Namespace) -> int:
+    """Replay a run; exit code 1 if the result is another one."""
+    import tempfile
+    from shutil import rmtree
+
+    from cardiac_autoseg.errors import UserError
+    from cardiac_autoseg.training.ready import Options
+    from cardiac_autoseg.training.replay import read_recorded, replay
+    from cardiac_autoseg.training.runner import Interrupted
+
+    fixed = build_parser().parse_args([])
+    own = {"replay", "steps", "threads", "device", "keep", "quiet", "workspace"}
+    if given := sorted(name for name, value in vars(values).items() if name not in own and value != getattr(fixed, name)):
+        raise UserError(f"--replay takes everything from the run's record: leave out {', '.join(given)}")
+    workspace, folder = _find_run(values.replay, values.workspace)
+    run = read_recorded(folder)
+    choice = Options(device=values.device, steps=values.steps, quiet=values.quiet, threads=values.threads)
+    scratch, keep = Path(tempfile.mkdtemp(prefix="cas_replay_")), values.keep
+    try:
+        problem = replay(workspace, run, scratch, choice, report=print)
+        keep = keep or problem is not None
+    except Interrupted:
+        print("interrupted; a replay begins anew", file=sys.stderr)
+        return common.INTERRUPTED
+    finally:
+        if keep:
+            print(f"what the replay made: {scratch}")
+        else:
+            rmtree(scratch)
+    if problem:
+        print(f"NOT EQUAL: {problem}")
+        return common.SOME_FAILED
+    print(f"equal, as far as compared: {folder} is what its record makes")
+    return common.OK
+
+
+def _find_run(given: str, named: str | None) -> tuple[Workspace, Path]:
+    """The folder of a run, given by itself or by its path in the workspace, and the workspace that it was made in."""
+    from cardiac_autoseg.errors import UserError
+    from cardiac_autoseg.workspace import Workspace, find_workspace
+
+    folder = Path(given).expanduser()
+    if (folder / "run.json").is_file():
+        around = next((path for path in folder.resolve().parents if (path / "dataset.json").is_file()), None)
+        return Workspace(around) if around and named is None else find_workspace(named), folder.resolve()
+    workspace = find_workspace(named)
+    for place in (workspace.root / given, workspace.root / "runs" / given):
+        if (place / "run.json").is_file():
+            return workspace, place
+    raise UserError(f"--replay {given}: neither this folder nor one of that path in {workspace.root} has a run.json")
 
 
 def _test(workspace: Workspace, folder: Path, device: str | None) -> int:
@@ -108,12 +177,13 @@ def _test(workspace: Workspace, folder: Path, device: str | None) -> int:
 def parse_override(text: str) -> tuple[str, Any]:
     """``NAME=VALUE`` with the value as JSON: a number, or a list of numbers."""
     from cardiac_autoseg.errors import UserError
+    from cardiac_autoseg.files import parse_json
 
     name, equals, value = text.partition("=")
     try:
         if not equals:
             raise ValueError
-        return name, json.loads(value)
+        return name, parse_json(value)
     except ValueError as error:
         raise UserError(f"--set {text}: expected NAME=VALUE with a number or a list such as rotation=[-30,30]") from error
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from cardiac_autoseg.errors import UserError
 from cardiac_autoseg.files import hash_json, read_json, write_json
+from cardiac_autoseg.versions import require_version
 
 FORMAT_VERSION = 1
 
@@ -83,8 +84,7 @@ def load(path: Path) -> Margins:
     Raises :class:`UserError` naming file and field if the file is missing or bad.
     """
     content = read_json(path, REMEDY)
-    if not isinstance(content, dict) or content.get("format_version") != FORMAT_VERSION:
-        raise UserError(f"{path} does not hold margins of format version {FORMAT_VERSION}. {REMEDY}")
+    require_version(content, FORMAT_VERSION, path, REMEDY)
     declared, history = content.get("declared"), content.get("history", [])
     if not isinstance(declared, str) or not _has_zone(declared):
         raise UserError(f"{path}: 'declared' is {declared!r}, not an ISO 8601 time with its zone. {REMEDY}")

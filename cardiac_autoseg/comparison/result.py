@@ -13,6 +13,7 @@ from cardiac_autoseg.comparison.margins import Margins
 from cardiac_autoseg.comparison.mixed import MixedEffect
 from cardiac_autoseg.comparison.paired import Comparison
 from cardiac_autoseg.comparison.statistics import Interval
+from cardiac_autoseg.data.identifiers import without_folders
 from cardiac_autoseg.evaluation.agreement import BlandAltman
 from cardiac_autoseg.evaluation.results import Row, to_csv
 from cardiac_autoseg.files import finite, write_json, write_text
@@ -213,8 +214,8 @@ def to_json(result: ComparisonResult) -> dict[str, Any]:
         "test": collected.selection.test,
         "margins": dataclasses.asdict(result.margins),
         "margins_timing": dataclasses.asdict(result.timing),
-        "notes": list(result.notes),
-        "failed": list(collected.failed),
+        "notes": [without_folders(note) for note in result.notes],
+        "failed": [without_folders(reason) for reason in collected.failed],
         **{name: finite(rows) for name, rows in tables(result).items()},
     }
 

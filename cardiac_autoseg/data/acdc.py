@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cardiac_autoseg.data.index import Case, Dataset, LabelRef, Source
-from cardiac_autoseg.data.parsing import INTERNAL_VALUES, Skip, positive, refuse, whole
+from cardiac_autoseg.data.parsing import INTERNAL_VALUES, Skip, positive, read_lines, refuse, whole
 from cardiac_autoseg.errors import UserError
 from cardiac_autoseg.workspace import Workspace
 
@@ -85,11 +85,7 @@ def _patient(folder: Path, workspace: Workspace, gt: str) -> list[Case]:
 
 def read_info(path: Path) -> dict[str, str]:
     """The ``key: value`` lines of an ``Info.cfg``, keys in lower case. Raises :class:`UserError` if unreadable."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read ({error}): check it") from error
-    pairs = (line.partition(":") for line in lines if ":" in line)
+    pairs = (line.partition(":") for line in read_lines(path) if ":" in line)
     return {key.strip().lower(): value.strip() for key, _, value in pairs}
 
 

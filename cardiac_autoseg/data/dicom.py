@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections import Counter
 from pathlib import Path
 
 from pydicom.dataset import Dataset
 
 from cardiac_autoseg.data.dicom_choice import choose_stack
 from cardiac_autoseg.data.dicom_files import Files, files_of, is_dicom_input, open_files, read_header
-from cardiac_autoseg.data.dicom_frames import Frame, frames_of, is_mr_image
+from cardiac_autoseg.data.dicom_frames import Frame, element, frames_of, is_mr_image
 from cardiac_autoseg.data.dicom_person import read_heart_rate, read_person
 from cardiac_autoseg.data.dicom_pixels import load_pixels
 from cardiac_autoseg.data.dicom_series import Stack
 from cardiac_autoseg.data.dicom_stack import Ordered, order
+from cardiac_autoseg.data.identifiers import unquoted
 from cardiac_autoseg.data.scan import Instance, Scan
 from cardiac_autoseg.errors import UserError
 
 __all__ = ["is_dicom_input", "read_study"]
 
+BURNED_IN = (
+    "there may be writing in the images themselves (BurnedInAnnotation is YES): look at the pictures of a page before it is"
+    " passed on"
+)
+
 
 def read_study(path: Path, series: str | None = None) -> Scan:
     """The short-axis cine of a DICOM study: a folder, searched recursively, a .zip, or one multi-frame file.
 
-    ``series`` is the SeriesInstanceUID of the series to take (or several, separated by commas, that form one stack), else
+    ``series`` is the number or UID of the series to take (or several, separated by commas, that form one stack), else
     it is found. What had to be decided is in the scan's notes. Raises :class:`UserError`, naming ``path`` and what to do, if
     there is no DICOM, no short-axis cine or more than one, if its slices form no stack, or a decoder is missing.
     """
@@ -40,7 +48,10 @@ def read_study(path: Path, series: str | None = None) -> Scan:
             # Damaged pixels show only here. Without these files another stack may be the most complete.
             frames = [frame for frame in frames if frame.path not in broken]
             notes.append(_damage(broken))
-        person, person_notes = read_person(_header(files, stack.frames[0]))
+        header = _header(files, stack.frames[0])
+        person, person_notes = read_person(header)
+        if str(element(header, "BurnedInAnnotation") or "").strip().upper() == "YES":
+            person_notes.append(BURNED_IN)
     times, rate, time_notes = _times(stack, ordered)
     first = stack.frames[0]
     return Scan(
@@ -69,7 +80,7 @@ def _find(files: Files) -> tuple[list[Frame], list[str]]:
                 continue
             new = frames_of(path, header)
         except Exception as error:  # there is no end to how a header can be wrong
-            damaged[path] = str(error) or type(error).__name__
+            damaged[path] = unquoted(error)
             continue
         placeless += not new
         copies += any((frame.uid, frame.number) in frames for frame in new)
@@ -80,7 +91,19 @@ def _find(files: Files) -> tuple[list[Frame], list[str]]:
         notes.append(f"{placeless} image(s) do not say where they lie")
     if copies:
         notes.append(f"{copies} file(s) are copies of others")
-    return list(frames.values()), notes
+    return _numbered(list(frames.values())), notes
+
+
+def _numbered(frames: list[Frame]) -> list[Frame]:
+    """The frames, with a mark for each series whose number another has too, as messages name series by their numbers."""
+    series = sorted({(frame.series_number, frame.series) for frame in frames})
+    counts = Counter(number for number, _ in series)
+    if max(counts.values(), default=1) == 1:
+        return frames
+    letters = {
+        uid: [one for number, one in series if number == own].index(uid) + 1 for own, uid in series if counts[own] > 1
+    }
+    return [dataclasses.replace(frame, twin=letters.get(frame.series, 0)) for frame in frames]
 
 
 def _order(path: Path, frames: list[Frame], series: str | None, notes: list[str]) -> tuple[Stack, Ordered]:
@@ -94,7 +117,7 @@ def _order(path: Path, frames: list[Frame], series: str | None, notes: list[str]
         return stack, order(stack.frames)
     except UserError as error:
         raise UserError(
-            f"{path}, series {stack.words()}: {error}{told}; export the series again, or choose another with --series UID"
+            f"{path}, series {stack.words()}: {error}{told}; export the series again, or choose another with --series"
         ) from error
 
 

@@ -28,28 +28,28 @@ _LISTED = 40
 def choose_stack(frames: Sequence[Frame], series: str | None = None) -> Stack:
     """The short-axis cine of a study.
 
-    ``series`` is the SeriesInstanceUID of a series that belongs to it, or several, separated by commas, that are all of it;
+    ``series`` is a series that belongs to it, by its number or UID, or several, separated by commas, that are all of it;
     such a stack is taken as it is, whatever it shows. Raises :class:`UserError`, without the name of a file, if there is
     none or more than one, with the list of what there is.
     """
     if series is not None:
-        return _asked_for(frames, [uid.strip() for uid in series.split(",")])
+        return _asked_for(frames, [name.strip() for name in series.split(",")])
     stacks = find_stacks(frames)
     candidates = [stack for stack in stacks if why_not(stack) is None]
     likely = [stack for stack in candidates if _likeness(stack) > -1]
     if not likely:
         raise UserError(
-            "no short-axis cine found among" + _listing(stacks) + "Name a series with --series UID to use it anyway"
+            "no short-axis cine found among" + _listing(stacks) + "Name a series with --series NUMBER to use it anyway"
         )
     if len({stack.frames[0].study for stack in likely}) > 1:
         raise UserError(
-            "short-axis cines of several studies:" + _listing(likely) + "Give one study, or choose with --series UID"
+            "short-axis cines of several studies:" + _listing(likely) + "Give one study, or choose with --series NUMBER"
         )
     chosen = likely
     for narrow in (_most_alike, _most_complete, _best_corrected):
         chosen = narrow(chosen)
     if len(chosen) > 1:
-        raise UserError("several series may be the short-axis cine:" + _listing(chosen) + "Choose one with --series UID")
+        raise UserError("several series may be the short-axis cine:" + _listing(chosen) + "Choose one with --series NUMBER")
     stack = chosen[0]
     _refuse_odd_slices(stack, stacks)
     notes = list(stack.notes)
@@ -63,12 +63,13 @@ def choose_stack(frames: Sequence[Frame], series: str | None = None) -> Stack:
     return dataclasses.replace(stack, notes=tuple(notes))
 
 
-def _asked_for(frames: Sequence[Frame], uids: list[str]) -> Stack:
-    """The stack that the user asks for."""
-    known = {frame.series for frame in frames}
-    for uid in uids:
-        if uid not in known:
-            raise UserError(f"there is no series {uid} with images in it, only" + _listing(find_stacks(frames)))
+def _asked_for(frames: Sequence[Frame], names: list[str]) -> Stack:
+    """The stack that the user asks for, by numbers or UIDs of series."""
+    known = {frame.called: frame.series for frame in frames} | {frame.series: frame.series for frame in frames}
+    for name in names:
+        if name not in known:
+            raise UserError(f"there is no series {name} with images in it, only" + _listing(find_stacks(frames)))
+    uids = [known[name] for name in names]
     only = frames if len(uids) == 1 else [frame for frame in frames if frame.series in uids]
     stacks = [stack for stack in find_stacks(only) if set(uids) & set(stack.series)]
     cines = [stack for stack in stacks if why_not(stack) is None] or stacks
@@ -76,7 +77,7 @@ def _asked_for(frames: Sequence[Frame], uids: list[str]) -> Stack:
     chosen = [stack for stack in cines if len(stack.frames) == largest]
     if len(chosen) != 1:
         what = "no single stack of parallel slices:" + _listing(stacks) if stacks else "nothing but phase images"
-        raise UserError(f"the series {', '.join(uids)} is {what}")
+        raise UserError(f"the series {', '.join(names)} is {what}")
     reason = why_not(chosen[0])
     notes = () if reason is None else (f"used as asked for, though it is no short-axis cine: {reason}",)
     return dataclasses.replace(chosen[0], notes=(*chosen[0].notes, *notes))

@@ -4,29 +4,41 @@ from __future__ import annotations
 
 import itertools
 import os
+import warnings
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import pydicom
 from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset, FileDataset
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from cardiac_autoseg.data.header import is_nifti
+from cardiac_autoseg.data.identifiers import unquoted
 from cardiac_autoseg.errors import UserError
+from cardiac_autoseg.zips import BROKEN, METHODS, open_zip
 
 SUFFIXES = (".dcm", ".ima", ".dicom")
 """Names that are tried even where the "DICM" of a DICOM file is missing, as some old exports leave it out."""
 
-MAX_ZIP_BYTES = 16 << 30
-"""An archive that claims more than this is not one study."""
+MAX_ZIP_BYTES, MAX_DIRECTORY_BYTES = 16 << 30, 1 << 26
+"""An archive that claims more than this, or has a list of files that is longer, is not one study."""
+
+MAX_HEADER_BYTES, MAX_VALUE_BYTES, MAX_FILE_BYTES = 1 << 26, 1 << 24, 1 << 30
+"""What is read of a header, of a single value of it, and of a file with its pixels: a damaged one may claim any number."""
+
+_READ_COSTS = 64
+"""Each reading counts as this many bytes at least, as a header can have millions of empty elements."""
 
 _OTHER = (".nii", ".gz", ".json", ".csv", ".txt", ".png", ".jpg", ".pdf", ".html", ".py", ".npy", ".pt", ".safetensors")
 _LOOKS = 5000
+_FIRST_GROUPS = (0x0002, 0x0008, 0x0200, 0x0800)
+"""A DICOM file without "DICM" begins with one of these, in either byte order."""
 
 
 @dataclass(frozen=True)
@@ -47,22 +59,28 @@ def open_files(root: Path) -> Iterator[Files]:
 
     Raises :class:`UserError` if ``root`` does not exist, cannot be read, or is an encrypted, broken or absurdly large zip.
     """
-    if not root.exists():
-        raise UserError(f"{root} does not exist: give a folder or a .zip of DICOM files")
+    if not root.is_dir() and not root.is_file():
+        what = "is no folder and no file" if root.exists() else "does not exist"
+        raise UserError(f"{root} {what}: give a folder or a .zip of DICOM files")
     # Values that break a rule of the standard are common and harmless here: pydicom would warn of every one.
-    with disable_value_validation():
+    with disable_value_validation(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="pydicom")
         yield from _opened(root)
 
 
 def _opened(root: Path) -> Iterator[Files]:
     if root.is_dir():
+        if not os.access(root, os.R_OK | os.X_OK):
+            raise UserError(f"{root} cannot be read: check its permissions")
         yield Files(root, tuple(sorted(_walk(root))), lambda path: path.open("rb"))
     elif _is_zip(root):
-        try:
-            archive = zipfile.ZipFile(root)
-        except (zipfile.BadZipFile, NotImplementedError, OSError) as error:
-            raise UserError(f"{root} cannot be read as a zip archive ({error}): unpack it and give the folder") from error
-        with archive:
+        with ExitStack() as stack:
+            try:
+                archive = stack.enter_context(open_zip(root, MAX_DIRECTORY_BYTES))
+            except BROKEN as error:
+                raise UserError(
+                    f"{root} cannot be read as a zip archive ({unquoted(error)}): unpack it and give the folder"
+                ) from error
             members = _members(root, archive)
             yield Files(root, tuple(sorted(members)), lambda path: archive.open(members[path]))
     else:
@@ -98,14 +116,17 @@ def read_header(files: Files, path: Path) -> Dataset | None:
     """
     try:
         with files.open(path) as stream:
-            known = stream.read(132)[128:] == b"DICM"
+            start = stream.read(132)
+            known = start[128:] == b"DICM"
             if not known and path.suffix.lower() not in SUFFIXES:
                 return None
+            if not known and int.from_bytes(start[:2], "little") not in _FIRST_GROUPS:
+                raise ValueError("it is not DICOM, though it is named so")
             stream.seek(0)
             dataset = _parse(stream, pixels=False)
     except Exception as error:  # pydicom raises nearly every type on damaged files
         if path.suffix.lower() in SUFFIXES or not isinstance(error, OSError):
-            raise ValueError(f"{error or type(error).__name__}") from error
+            raise ValueError(unquoted(error)) from error
         return None
     if "SOPClassUID" not in dataset:
         if known and "MediaStorageSOPClassUID" in dataset.file_meta:
@@ -120,8 +141,45 @@ def read_whole(files: Files, path: Path) -> Dataset:
         return _parse(stream, pixels=True)
 
 
+class _Bounded:
+    """A stream that gives no more than so many bytes, and then raises ``ValueError``."""
+
+    def __init__(self, stream: IO[bytes], most: int) -> None:
+        self._read, self._left = stream.read, most
+        self.seek, self.tell = stream.seek, stream.tell
+
+    def read(self, size: int = -1) -> bytes:
+        wanted = self._left + 1 if size < 0 else size
+        self._left -= max(wanted if size >= 0 else 0, _READ_COSTS)
+        if self._left < 0:
+            raise ValueError("its header claims more than any image has")
+        return self._read(wanted)
+
+
+def bounded(stream: IO[bytes], most: int = MAX_HEADER_BYTES) -> Any:
+    """A DICOM file that pydicom may read without taking memory or time without bounds: it raises ``ValueError`` then."""
+    _check_deflated(stream)
+    return _Bounded(stream, most)
+
+
+def _check_deflated(stream: IO[bytes]) -> None:
+    """Raise ``ValueError`` if the rest of a deflated file would be too large, as pydicom inflates it at once."""
+    start = stream.read(1 << 12)
+    place = start.find(b"\2\0\0\0UL\4\0")  # the length of what comes before the deflated part
+    if DeflatedExplicitVRLittleEndian.encode() in start[: 1 << 10]:
+        stream.seek(place + 12 + int.from_bytes(start[place + 8 : place + 12], "little"))
+        inflater, total = zlib.decompressobj(-zlib.MAX_WBITS), 0
+        while chunk := inflater.unconsumed_tail or stream.read(1 << 16):
+            total += len(inflater.decompress(chunk, 1 << 20))
+            if total > MAX_VALUE_BYTES or place < 0:
+                raise ValueError("it is deflated, and far larger than an image")
+    stream.seek(0)
+
+
 def _parse(stream: IO[bytes], *, pixels: bool) -> FileDataset:
-    dataset = pydicom.dcmread(stream, force=True, stop_before_pixels=not pixels)
+    # Larger values than an element of a header has are passed over.
+    most, defer = (MAX_FILE_BYTES, None) if pixels else (MAX_HEADER_BYTES, MAX_VALUE_BYTES)
+    dataset = pydicom.dcmread(bounded(stream, most), force=True, stop_before_pixels=not pixels, defer_size=defer)
     if "TransferSyntaxUID" not in dataset.file_meta:
         implicit, little = dataset.original_encoding
         explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
@@ -134,7 +192,8 @@ def _walk(folder: Path) -> Iterator[Path]:
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
         for name in names:
-            if not name.startswith(".") and not name.lower().endswith(_OTHER):
+            # To open a pipe would wait for ever.
+            if not name.startswith(".") and not name.lower().endswith(_OTHER) and os.path.isfile(f"{parent}/{name}"):  # noqa: PTH113
                 yield Path(parent) / name
 
 
@@ -146,11 +205,14 @@ def _members(root: Path, archive: zipfile.ZipFile) -> dict[Path, zipfile.ZipInfo
         raise UserError(f"{root} would unpack to {size / 2**30:.0f} GiB, far more than one study: give one study's files")
     if any(info.flag_bits & 1 for info in infos):
         raise UserError(f"{root} is encrypted: unpack it with its password and give the folder")
+    if any(info.compress_type not in METHODS for info in infos):
+        raise UserError(f"{root} is compressed in an unusual way: unpack it and give the folder")
     hidden = (".", "__MACOSX")
+    parts = ([part for part in info.filename.split("/") if part not in ("", ".", "..")] for info in infos)
     return {
-        root / info.filename: info
-        for info in infos
-        if not any(part.startswith(hidden) and part != ".." for part in info.filename.split("/"))
+        root.joinpath(*names): info
+        for names, info in zip(parts, infos, strict=True)
+        if names and not any(name.startswith(hidden) for name in names)
     }
 
 
@@ -163,5 +225,5 @@ def _has_magic(files: Files, path: Path) -> bool:
     try:
         with files.open(path) as stream:
             return stream.read(132)[128:] == b"DICM"
-    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError):
+    except BROKEN:
         return False

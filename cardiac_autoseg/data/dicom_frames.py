@@ -18,6 +18,9 @@ Vector = NDArray[np.float64]
 MAX_FRAMES = 20_000
 """A file that says it has more is damaged."""
 
+LARGEST_SCALE = 1e20
+"""So is one whose rescale slope or intercept is larger: float32 could not hold the values."""
+
 _PHASE = {"P", "PHASE", "PHASE MAP", "R", "REAL", "I", "IMAGINARY"}
 _FLOW = {"VELOCITY", "VELOCITY MAP", "PHASE CONTRAST M", "M_PCA", "PCA", "THROUGHPLANE", "FLOW_ENCODED"}
 _FLOW_SEQUENCE = re.compile(r"_v\d+(in|through|ap|rl|fh|hf|si)", re.IGNORECASE)
@@ -66,6 +69,12 @@ class Frame:
     slope: float
     intercept: float
     inverted: bool
+    twin: int = 0
+
+    @property
+    def called(self) -> str:
+        """The series as messages name it: by its number, since its UID identifies; 5/2 is the second series of number 5."""
+        return f"{self.series_number}/{self.twin}" if self.twin else str(self.series_number)
 
     @property
     def normal(self) -> Vector:
@@ -151,7 +160,9 @@ def _frame(path: Path, index: int, header: Dataset, find: Callable[..., Any]) ->
     ]
     name = str(find("SequenceName", "PulseSequenceName") or "")
     velocity = number(find("VelocityEncodingMaximumValue"))
-    slope = number(find("RescaleSlope"))
+    slope, intercept = number(find("RescaleSlope")), number(find("RescaleIntercept")) or 0.0
+    if max(abs(slope or 0.0), abs(intercept)) > LARGEST_SCALE:
+        raise ValueError(f"its header scales values by {slope} and {intercept}")
     return Frame(
         path=path,
         uid=str(element(header, "SOPInstanceUID") or ""),
@@ -189,7 +200,7 @@ def _frame(path: Path, index: int, header: Dataset, find: Callable[..., Any]) ->
         or bool(velocity)
         or bool(_FLOW_SEQUENCE.search(name)),
         slope=1.0 if slope is None else slope,
-        intercept=number(find("RescaleIntercept")) or 0.0,
+        intercept=intercept,
         inverted=str(element(header, "PhotometricInterpretation")) == "MONOCHROME1",
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
+from pydicom.encaps import generate_frames
 from pydicom.pixels import get_decoder, pixel_array
 from pydicom.uid import (
     HTJ2K,
@@ -22,10 +24,13 @@ from pydicom.uid import (
 
 from cardiac_autoseg.data.dicom_files import Files, read_whole
 from cardiac_autoseg.data.dicom_frames import Frame
+from cardiac_autoseg.data.identifiers import unquoted
 from cardiac_autoseg.errors import UserError
 
-MAX_VOXELS = 1 << 31
-"""Eight GiB as float32; a cine has a hundredth of that."""
+MAX_VOXELS = 1 << 29
+"""Two GiB as float32; a cine has a tenth of that."""
+
+_FRAME_HEADERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 
 
 def load_pixels(
@@ -52,6 +57,11 @@ def load_pixels(
         try:
             dataset = read_whole(files, path)
             _check_decoder(path, dataset)
+            voxels = dataset.Rows * dataset.Columns * int(dataset.get("NumberOfFrames") or 1)
+            if voxels * int(dataset.get("SamplesPerPixel") or 1) > MAX_VOXELS:
+                raise ValueError(f"its header claims {voxels} voxels")
+            if UID(dataset.file_meta.TransferSyntaxUID).is_encapsulated:
+                _check_compressed(dataset)
             # pylibjpeg's decoder of RLE panics on damaged data, which is no Exception and writes to stderr.
             plugin = "pydicom" if dataset.file_meta.TransferSyntaxUID == RLELossless else ""
             stored = pixel_array(dataset, decoding_plugin=plugin)
@@ -61,11 +71,40 @@ def load_pixels(
         except UserError:
             raise
         except Exception as error:  # pydicom and its decoders raise nearly every type on damaged pixels
-            broken[path] = " ".join(str(error).split())[:200] or type(error).__name__
+            broken[path] = unquoted(error)
     inverted = np.array([[frame is not None and frame.inverted for frame in row] for row in frames])
     if inverted.any():
         array[inverted] = array[inverted].max() - array[inverted]
     return array, broken
+
+
+def _check_compressed(dataset: Dataset) -> None:
+    """Raise ``ValueError`` if a frame's compressed pixels are not of the size that the header says.
+
+    Decoders trust them, and would make as large an array as they claim.
+    """
+    wanted = (dataset.Rows, dataset.Columns)
+    most = 4 * dataset.Rows * dataset.Columns * int(dataset.get("SamplesPerPixel") or 1) + (1 << 16)
+    for frame in generate_frames(dataset.PixelData, number_of_frames=int(dataset.get("NumberOfFrames") or 1)):
+        size = compressed_size(frame)
+        if len(frame) > most or (size is not None and size != wanted):
+            raise ValueError(f"its compressed pixels do not fit its header ({len(frame)} bytes of {size})")
+
+
+def compressed_size(frame: bytes) -> tuple[int, int] | None:
+    """Rows and columns that a JPEG 2000, JPEG or JPEG-LS stream says to have; None if it does not say so, as RLE does not.
+
+    The SIZ marker is of ISO/IEC 15444-1 A.5.1, the frame headers (SOF) are of ISO/IEC 10918-1 B.2.2 and 14495-1 C.2.2.
+    """
+    if frame[:4] == b"\xff\x4f\xff\x51" and len(frame) >= 24:
+        columns, rows, left, top = struct.unpack_from(">4I", frame, 8)
+        return rows - top, columns - left
+    place = 2
+    while frame[:2] == b"\xff\xd8" and place + 9 <= len(frame) and frame[place] == 0xFF:
+        if frame[place + 1] in _FRAME_HEADERS:
+            return struct.unpack_from(">2H", frame, place + 5)
+        place += 2 + max(2, struct.unpack_from(">H", frame, place + 2)[0])
+    return None
 
 
 def _check_decoder(path: Path, dataset: Dataset) -> None:

@@ -58,12 +58,14 @@ def write_seg(
     algorithm: str = DEVICE_NAME,
     version: str = __version__,
     description: str = "Automatic segmentation, research only",
+    keep: bool = False,
 ) -> None:
     """Write labels (T, Z, Y, X) of ``scan`` as a DICOM SEG, atomically.
 
     ``names`` gives each structure its value; segments are numbered from 1 in the order of the values. ``frames`` are the
     0-based time points to write, all by default. Slices without a source image are left out, and so are empty frames; where
-    all are empty, one empty frame stays, as the standard wants at least one. Raises
+    all are empty, one empty frame stays, as the standard wants at least one. ``keep``: see
+    :func:`cardiac_autoseg.data.dicom_source.context`. Raises
     :class:`~cardiac_autoseg.errors.UserError` if the scan is not from DICOM or its files are gone, ``ValueError`` if the
     labels do not have the shape of the scan.
     """
@@ -85,7 +87,7 @@ def write_seg(
     # A reference must have the UID of its image even if that is not a valid one, as in some anonymised studies.
     with as_they_are(), atomic_path(Path(path)) as temporary:
         seg = _empty_segmentation(
-            scan, headers, planes, [name for _, name in values], names, (algorithm, version), description
+            scan, headers, planes, [name for _, name in values], names, (algorithm, version), description, keep
         )
         groups = _add_frames(seg, scan, headers, planes, places, with_time=scan.frames > 1 and len(chosen) > 1)
         _save(temporary, seg, groups, data)
@@ -119,12 +121,13 @@ def _empty_segmentation(
     names: Mapping[str, int],
     algorithm: tuple[str, str],
     description: str,
+    keep: bool,
 ) -> Dataset:
     """A segmentation of one empty frame, with everything but the frames as it should be."""
     first = next(iter(headers.values()))
     place = planes[min(planes)]
     rows, columns = scan.array.shape[2:]
-    image = context(first)
+    image = context(first, keep)
     image.SOPClassUID, image.SOPInstanceUID = MRImageStorage, first.SOPInstanceUID
     image.SeriesInstanceUID = first.SeriesInstanceUID
     image.Rows, image.Columns = rows, columns

@@ -12,6 +12,7 @@ import numpy as np
 
 from cardiac_autoseg.data.dicom_frames import Frame, Vector
 from cardiac_autoseg.data.dicom_stack import SAME_SLICE_MM, Slice, by_position, positions, regular_grid
+from cardiac_autoseg.data.identifiers import spoken
 
 MIN_SLICES, MIN_PHASES = 3, 8
 MAX_STEP_MS = 200.0
@@ -57,8 +58,8 @@ class Stack:
         """The stack in words, for a list of choices."""
         first = self.frames[0]
         more = f" and {len(self.series) - 1} more series" if len(self.series) > 1 else ""
-        text = first.description or first.protocol or "no description"
-        return f'{first.series}{more} "{text}", {len(self.slices)} slices x {self.phases} frames'
+        text = spoken(first.description or first.protocol) or "no description"
+        return f'{first.called}{more} "{text}", {len(self.slices)} slices x {self.phases} frames'
 
 
 def find_stacks(frames: Sequence[Frame]) -> list[Stack]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,17 +15,24 @@ from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
 from cardiac_autoseg.data.dicom_files import Files, open_files, read_header
+from cardiac_autoseg.data.dicom_frames import element, number
+from cardiac_autoseg.data.identifiers import unquoted
 from cardiac_autoseg.data.scan import Scan
 from cardiac_autoseg.errors import UserError
 
 DEVICE_NAME = "cardiac_autoseg"
 DISCLAIMER = "Research only, not a medical device: automatic measurements, not verified by a physician."
-_COPIED = (
+_NEEDED = (
     "PatientName PatientID PatientBirthDate PatientSex StudyDate StudyTime AccessionNumber StudyID ReferringPhysicianName"
-    " PatientAge PatientSize PatientWeight StudyInstanceUID StudyDescription PositionReferenceIndicator"
-    " LossyImageCompression LossyImageCompressionRatio LossyImageCompressionMethod"
 ).split()
-_NEEDED = _COPIED[:9]
+"""What every object has to have, if empty."""
+_COPIED = (
+    *_NEEDED[:-1],
+    *"StudyInstanceUID LossyImageCompression LossyImageCompressionRatio LossyImageCompressionMethod".split(),
+)
+"""What makes an object one of the patient and study of its source, and what has to be said of the images."""
+_KEPT = "ReferringPhysicianName PatientAge PatientSize PatientWeight StudyDescription PositionReferenceIndicator".split()
+"""What is copied too where identifiers are to be kept."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +64,7 @@ def source_headers(scan: Scan, frames: Iterable[int]) -> dict[str, Dataset]:
                 header = read_header(opened[root], path)
             except (ValueError, KeyError) as error:
                 raise UserError(
-                    f"{path} cannot be read again as DICOM ({error}): leave the source files in place"
+                    f"{path} cannot be read again as DICOM ({unquoted(error)}): leave the source files in place"
                 ) from error
             if header is None:
                 raise UserError(f"{path} is no longer a DICOM file: leave the source files in place")
@@ -75,28 +83,28 @@ def as_they_are() -> Iterator[None]:
         yield
 
 
-def context(header: Dataset) -> Dataset:
+def context(header: Dataset, keep: bool = False) -> Dataset:
     """Patient and study of a source header, made safe to write.
 
+    Copied is what an archive needs to file an object with its source; if ``keep``, also what else is known of both.
     Attributes that every DICOM object must have are there, if empty. Values that are not valid (dates such as ``20120000``
     or ``00000000``, an unknown sex) are left empty, as no program has to accept them. Text is UTF-8, whatever the source is.
     """
     safe = Dataset()
     safe.SpecificCharacterSet = "ISO_IR 192"
-    for keyword in _COPIED:
-        value = header.get(keyword)
-        if value in (None, "") and keyword not in _NEEDED:
-            continue
-        setattr(safe, keyword, _valid(keyword, value))
+    for keyword in _NEEDED:
+        setattr(safe, keyword, "")
+    for keyword in (*_COPIED, *(_KEPT if keep else ())):
+        value = element(header, keyword)
+        if value is not None:
+            setattr(safe, keyword, _valid(keyword, value))
     safe.Modality = header.get("Modality") or "MR"
     safe.FrameOfReferenceUID = header.get("FrameOfReferenceUID") or generate_uid()
     return safe
 
 
 def _valid(keyword: str, value: object) -> object:
-    """The value, or an empty one where it is missing or not valid."""
-    if value is None:
-        return ""
+    """The value, or an empty one where it is not valid."""
     text = str(value).strip()
     if keyword.endswith("Date"):
         return text if _is_time(text, "%Y%m%d") else ""
@@ -104,8 +112,12 @@ def _valid(keyword: str, value: object) -> object:
         return text if _is_time(text.partition(".")[0], "%H%M%S", "%H%M", "%H") else ""
     if keyword == "PatientSex":
         return text if text in ("M", "F", "O") else ""
-    if keyword.startswith("Lossy") or keyword in ("PatientSize", "PatientWeight"):
-        return value
+    if keyword == "LossyImageCompression":
+        return text if text in ("00", "01") else ""
+    if keyword == "LossyImageCompressionMethod":
+        return value if re.fullmatch(r"[\[\]', ]*(ISO_[\d_]+[\[\]', ]*)+", text) else ""
+    if keyword in ("LossyImageCompressionRatio", "PatientSize", "PatientWeight"):
+        return "" if number(value) is None else value
     return text
 
 
@@ -139,7 +151,7 @@ def plane(header: Dataset, frame: int) -> Plane:
                 found[keyword] = tuple(float(value) for value in inner[keyword].value)
                 break
         else:
-            raise UserError(f"SOP instance {header.get('SOPInstanceUID')} has no {keyword}: it has no place in the patient")
+            raise UserError(f"one of the source images has no {keyword}: it has no place in the patient")
     rows, columns = found["PixelSpacing"]
     return Plane(found["ImagePositionPatient"], found["ImageOrientationPatient"], (rows, columns))
 

@@ -55,6 +55,7 @@ def write_sr(
     algorithm: str = DEVICE_NAME,
     version: str = __version__,
     description: str = "",
+    keep: bool = False,
 ) -> None:
     """Write the measurements of ``scan`` as a DICOM SR, atomically.
 
@@ -63,8 +64,8 @@ def write_sr(
     without a code. ``ed`` and ``es`` are 0-based frames. ``intervals`` (low, high; 90 %) go with the value as its upper and
     lower uncertainty, and in words. ``flags`` are quality warnings in words. ``seg_path`` is a file of
     :func:`cardiac_autoseg.data.dicom_seg.write_seg` to refer to, of all frames or of ED or ES alone. ``description`` says
-    which model measured. Raises :class:`~cardiac_autoseg.errors.UserError` if the scan is not from DICOM or its files are
-    gone.
+    which model measured; ``keep``: see :func:`cardiac_autoseg.data.dicom_source.context`. Raises
+    :class:`~cardiac_autoseg.errors.UserError` if the scan is not from DICOM or its files are gone.
     """
     values = {name: value if value is not None and isfinite(value) else None for name, value in values.items()}
     headers = source_headers(scan, sorted({ed, es}))
@@ -82,7 +83,7 @@ def write_sr(
         words = _words(values, ed, es, scan.frames, intervals or {}, flags, description)
         report[0].ContentSequence.append(_comments(words))
         document = hd.sr.EnhancedSR(
-            evidence=[*(_evidence(header) for header in headers.values()), *([] if seg is None else [seg])],
+            evidence=[*(_evidence(header, keep) for header in headers.values()), *([] if seg is None else [seg])],
             content=report[0],
             series_instance_uid=generate_uid(),
             series_number=series_number(next(iter(headers.values())), 2),
@@ -111,9 +112,9 @@ def _observer(algorithm: str, version: str) -> Any:
     return hd.sr.ObservationContext(observer_device_context=hd.sr.ObserverContext(codes.DCM.Device, attributes))
 
 
-def _evidence(header: Dataset) -> Dataset:
+def _evidence(header: Dataset, keep: bool) -> Dataset:
     """What the report needs of a source image."""
-    item = context(header)
+    item = context(header, keep)
     item.SOPClassUID, item.SOPInstanceUID = header.SOPClassUID, header.SOPInstanceUID
     item.SeriesInstanceUID = header.SeriesInstanceUID
     return item

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cardiac_autoseg.data.dicom_frames import Frame, Vector
-from cardiac_autoseg.data.geometry import Geometry
+from cardiac_autoseg.data.geometry import Geometry, why_impossible
 from cardiac_autoseg.errors import UserError
 
 SAME_SLICE_MM = 0.5
@@ -192,6 +192,8 @@ def _geometry(slices: Sequence[Slice], grid: Grid) -> tuple[Geometry, list[str]]
         origin=(x, y, z),
         direction=tuple(float(value) for value in np.stack([row, column, normal], axis=1).ravel()),
     )
+    if problem := why_impossible(geometry, max(len(part) for part in slices)):
+        raise UserError(problem)
     return geometry, notes
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,15 @@ TOLERANCE_MM = 0.1
 
 MAX_SHIFT_MM = 1.0
 """Labels farther from their image than this do not belong to it: about a pixel. Between the two, a warning."""
+
+POSSIBLE_MM = (0.005, 100.0)
+"""No spacing of a scan is beyond: a header that says so is broken, and resampling by it would take memory without bounds."""
+
+LARGEST_FIELD_MM = 1500.0
+"""No scanner's field of view is larger; images that have lost their spacing, and have 1 mm instead, are smaller, too."""
+
+LARGEST_AREA_MM2 = 1 << 29
+"""Area of all images of a scan together: two thousand images of half a metre squared."""
 
 Triple = tuple[float, float, float]
 
@@ -47,6 +57,20 @@ class Geometry:
         """Centres of the eight corner voxels, (8, 3) in (x, y, z), mm."""
         ends = np.array(list(itertools.product(*((0, size - 1) for size in self.size))), dtype=float)
         return np.array(self.origin) + (ends * self.spacing) @ np.reshape(self.direction, (3, 3)).T
+
+
+def why_impossible(geometry: Geometry, frames: int = 1) -> str | None:
+    """Why no scan of ``frames`` frames lies like this, in words; None if one may."""
+    spacing = f"spacing x, y, z = {_words(geometry.spacing)} mm"
+    if not all(map(math.isfinite, (*geometry.spacing, *geometry.origin, *geometry.direction))):
+        return f"the place of its voxels is NaN or infinite (origin {_words(geometry.origin)} mm, {spacing})"
+    if not all(POSSIBLE_MM[0] <= value <= POSSIBLE_MM[1] for value in geometry.spacing):
+        return f"{spacing} is not between {POSSIBLE_MM[0]:g} and {POSSIBLE_MM[1]:g} mm"
+    width, height = (size * step for size, step in zip(geometry.size[:2], geometry.spacing[:2], strict=True))
+    if max(width, height) > LARGEST_FIELD_MM or width * height * geometry.size[2] * frames > LARGEST_AREA_MM2:
+        images = geometry.size[2] * frames
+        return f"{images} image(s) of {width:.0f} x {height:.0f} mm ({spacing}) are larger than any scan"
+    return None
 
 
 def geometry_difference(a: Geometry, b: Geometry, tolerance_mm: float = TOLERANCE_MM) -> str | None:

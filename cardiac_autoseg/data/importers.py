@@ -93,7 +93,7 @@ def import_and_check(
     if gt in dataset.sources and (simulated or note):
         described = dataclasses.replace(dataset.sources[gt], simulated=simulated, note=note)
         dataset = dataclasses.replace(dataset, sources={**dataset.sources, gt: described})
-    with editing(workspace.dataset):
+    with editing(workspace.dataset, report):
         return _finish(workspace, _keep_added(workspace, dataset, report), skipped, report, verbose, examine)
 
 
@@ -114,7 +114,7 @@ def add_source(
     Raises :class:`UserError` if there is no workspace, no file matches, or the name is taken by other labels.
     """
     check_name(name, "label source")
-    with editing(workspace.dataset):
+    with editing(workspace.dataset, report):
         dataset, skipped = _with_source(workspace, name, directory.expanduser(), report, Source({}, simulated, note))
         return _finish(workspace, dataset, skipped, report, verbose)
 
@@ -222,9 +222,6 @@ def _finish(
         report(f"warning  … and {len(checked.warnings) - len(shown)} more; cas_import --verbose shows all")
     if not checked.dataset.cases:
         raise UserError(f"no case is usable, so {workspace.dataset} was not written; mend what is listed above")
-    try:
-        save_dataset(workspace.dataset, checked.dataset)
-    except OSError as error:
-        raise UserError(f"{workspace.dataset} cannot be written ({error.strerror}): check permissions and space") from error
+    save_dataset(workspace.dataset, checked.dataset)
     report(coverage_table(checked.dataset))
     return checked

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import fcntl
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +12,9 @@ from typing import Any
 
 from cardiac_autoseg.errors import UserError
 from cardiac_autoseg.files import read_json, write_json
+from cardiac_autoseg.locks import waiting
+from cardiac_autoseg.versions import require_version
+from planning.typed import build
 
 FORMAT_VERSION = 1
 LABELS = {"background": 0, "RV": 1, "MYO": 2, "LV": 3}
@@ -91,15 +94,13 @@ class Dataset:
 
 
 @contextmanager
-def editing(path: Path) -> Iterator[None]:
-    """Wait until no other process changes the index at ``path``, and keep others waiting meanwhile.
+def editing(path: Path, report: Callable[[str], None] = lambda _: None) -> Iterator[None]:
+    """Wait until no other process changes the index at ``path``, and keep others waiting meanwhile; ``report`` is told.
 
     What is changed must be read within: an index read before may lack a source that another process has added since. The
     lock ends with its process; it cannot be taken twice.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with (path.parent / ".dataset.lock").open("a") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+    with waiting(path.with_name(".dataset-lock"), report):
         yield
 
 
@@ -110,24 +111,41 @@ def save_dataset(path: Path, dataset: Dataset) -> None:
 
 def load_dataset(path: Path) -> Dataset:
     """Read ``dataset.json``; raises :class:`UserError` if it is missing, broken or of another version."""
-    values: dict[str, Any] = read_json(path, "Make it with cas_import, or cas_plan_and_preprocess on a data folder.")
+    remedy = "Make it with cas_import, or cas_plan_and_preprocess on a data folder."
+    if path.exists():
+        remedy = "Restore it from a copy, or delete it and import again, with the label sources that were added to it."
+    values: dict[str, Any] = read_json(path, remedy)
     if not isinstance(values, dict) or "format_version" not in values or "cases" not in values:
         raise UserError(
             f"{path} is not an index of cardiac_autoseg, and is left alone: name another folder as workspace with -w"
         )
-    if values["format_version"] != FORMAT_VERSION:
-        raise UserError(
-            f"{path} has format version {values['format_version']}, this release reads {FORMAT_VERSION}: import again"
-        )
+    require_version(values, FORMAT_VERSION, path, "import again")
     try:
-        cases = tuple(
-            Case(**{**case, "labels": {name: LabelRef(**ref) for name, ref in case["labels"].items()}})
-            for case in values["cases"]
-        )
-        sources = {
-            name: Source(**{**source, "values": {int(value): label for value, label in source["values"].items()}})
-            for name, source in values["sources"].items()
-        }
-        return Dataset(name=values["name"], cases=cases, sources=sources, labels=values["labels"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path} is not a valid index ({error}): import again") from error
+        dataset = build(Dataset, {name: value for name, value in values.items() if name != "format_version"})
+        problem = _problem(dataset)
+    except ValueError as error:
+        problem = str(error)
+    if problem:
+        raise UserError(f"{path} is not a valid index ({problem}): import again")
+    return dataset
+
+
+def _problem(dataset: Dataset) -> str:
+    """What is wrong with an index whose fields are all there, in words; empty if nothing is."""
+    twice = [name for name, count in Counter(case.id for case in dataset.cases).items() if count > 1]
+    if twice:
+        return f"the case {twice[0]!r} comes twice"
+    for name in (*(case.id for case in dataset.cases), *dataset.sources):
+        # Files are called like cases and sources: a path in a name could lead to any place.
+        if name in ("", ".", "..") or "/" in name or "\0" in name:
+            return f"{name!r} cannot be the name of a case or source"
+    for case in dataset.cases:
+        if unknown := case.labels.keys() - dataset.sources.keys():
+            return f"case {case.id!r} has labels of {min(unknown)!r}, which is no source of it"
+        if any((frame or 0) < 0 for frame in (case.image_frame, *(ref.frame for ref in case.labels.values()))):
+            return f"case {case.id!r} has a frame below 0"
+    if dataset.labels.get("background") != 0 or not set(dataset.labels.values()) <= set(range(256)):
+        return f"its classes have other values than 0 for background and up to 255: {dataset.labels}"
+    if len(set(dataset.labels.values())) < len(dataset.labels):
+        return f"two of its classes have the same value: {dataset.labels}"
+    return ""

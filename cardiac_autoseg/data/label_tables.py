@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,8 @@ def write_slicer_segmentation(path: Path, labels: NDArray[np.uint8], geometry: G
         header |= _segment(f"Segment{index}_", name, value, names, _extent(labels == value))
     with atomic_path(Path(path)) as temporary:
         nrrd.write(str(temporary), labels.transpose(2, 1, 0), header, compression_level=4, index_order="F")
+        # pynrrd says in a comment when it wrote: the same labels shall give the same file.
+        temporary.write_bytes(re.sub(rb"\n# on [^\n]*", b"", temporary.read_bytes(), count=1))
 
 
 def write_slicer_colors(path: Path, names: Mapping[str, int]) -> None:

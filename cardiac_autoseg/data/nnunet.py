@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,8 @@ LOOKED_FOR = "imagesTr/ and a dataset.json with 'labels'"
 def matches(source: Path) -> bool:
     """Whether ``source`` is a raw data folder of nnU-Net."""
     try:
-        description = json.loads((source / "dataset.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        description = read_json(source / "dataset.json")
+    except UserError:
         return False
     return isinstance(description, dict) and "labels" in description and (source / "imagesTr").is_dir()
 
@@ -67,4 +66,6 @@ def import_nnunet(source: Path, workspace: Workspace, gt: str = "expert", skip: 
         if name in sources:
             raise UserError(f"{source} has both labelsTr and {folder.name} for source {name}: name another --gt")
         cases, sources[name] = attach_labels(cases, name, folder, values, workspace, skip)
-    return Dataset(name=description.get("name") or source.resolve().name, cases=tuple(cases), sources=sources)
+    called = description.get("name")
+    name = called if called and isinstance(called, str) else source.resolve().name
+    return Dataset(name=name, cases=tuple(cases), sources=sources)

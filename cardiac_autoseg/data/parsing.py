@@ -40,6 +40,7 @@ _SYNONYMS = {
 _CLASSES = {synonym: name for name, synonyms in _SYNONYMS.items() for synonym in synonyms}
 _NAME = re.compile(r"^(?P<subject>.+?)[_-](?:(?:sa[_-])?(?P<phase>ED|ES)|frame[_-]?(?P<frame>\d+))$", re.IGNORECASE)
 _LABEL_SUFFIX = re.compile(r"[_-](gt|seg|segmentation|labels?|mask)$", re.IGNORECASE)
+_MOST_TEXT = 1 << 25
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 
 
@@ -60,8 +61,8 @@ def check_name(name: str, what: str) -> str:
 
 
 def nifti_files(folder: Path) -> list[Path]:
-    """The NIfTI files directly in ``folder``, sorted."""
-    return sorted(path for path in folder.iterdir() if is_nifti(path) and path.is_file())
+    """The NIfTI files directly in ``folder``, sorted; links that lead nowhere too, as reading them says so."""
+    return sorted(path for path in folder.iterdir() if is_nifti(path) and not path.is_dir())
 
 
 def class_values(mapping: Mapping[str, Any], path: Path) -> dict[int, str]:
@@ -81,7 +82,9 @@ def class_values(mapping: Mapping[str, Any], path: Path) -> dict[int, str]:
             )
         try:
             value = int(number)
-        except (TypeError, ValueError) as error:
+            if value != (number if isinstance(number, float) else value) or isinstance(number, bool) or abs(value) > 1 << 24:
+                raise ValueError(number)
+        except (TypeError, ValueError, OverflowError) as error:
             raise UserError(f"{path}: class {word!r} has value {number!r}: give one whole number a class") from error
         if value in values or name in values.values():
             raise UserError(f"{path}: class {name} or value {value} comes twice: give each class one value")
@@ -118,22 +121,38 @@ def read_table(path: Path) -> list[dict[str, str]]:
 
     Raises :class:`UserError` if the file cannot be read.
     """
+    lines = read_lines(path)
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read ({error}): save it as UTF-8 csv") from error
-    rows = csv.DictReader(lines, delimiter=_delimiter(lines[0])) if lines else []
+        rows = list(csv.DictReader(lines, delimiter=_delimiter(lines[0]))) if lines else []
+    except csv.Error as error:
+        raise UserError(f"{path} cannot be read as a table ({error}): save it as UTF-8 csv") from error
     return [{(key or "").strip().lower(): (value or "").strip() for key, value in row.items() if key} for row in rows]
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file. Raises :class:`UserError` if there is none, it is not UTF-8, or too large for a table."""
+    try:
+        if not path.is_file():  # to open a pipe would wait for ever
+            raise UserError(f"{path} is not a file")
+        with path.open(encoding="utf-8-sig") as stream:
+            text = stream.read(_MOST_TEXT + 1)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read ({error}): save it as UTF-8 text") from error
+    if len(text) > _MOST_TEXT:
+        raise UserError(f"{path} has more than {_MOST_TEXT >> 20} million characters, which is no table of patients")
+    return text.splitlines()
 
 
 def table_columns(path: Path) -> tuple[str, ...]:
     """The header of a table as :func:`read_table` names it, empty if there is none; the rest of the file is not read."""
     try:
+        if not path.is_file():
+            return ()
         with path.open(encoding="utf-8-sig") as stream:
             line = stream.readline(1 << 16)
-    except (OSError, UnicodeDecodeError):
+        return tuple(name.strip().lower() for name in next(csv.reader([line], delimiter=_delimiter(line)), []))
+    except (OSError, UnicodeDecodeError, csv.Error):
         return ()
-    return tuple(name.strip().lower() for name in next(csv.reader([line], delimiter=_delimiter(line)), []))
 
 
 def _delimiter(header: str) -> str:
@@ -150,12 +169,12 @@ def positive(text: str | None) -> float | None:
 
 
 def whole(text: str | None) -> int | None:
-    """A whole number >= 0 ("12" or "12.0"), or None."""
+    """A whole number from 0 to a million ("12" or "12.0"), or None."""
     try:
         number = float(text or "")
     except ValueError:
         return None
-    return int(number) if number >= 0 and number == int(number) else None
+    return int(number) if 0 <= number <= 1e6 and number == int(number) else None
 
 
 @dataclass(frozen=True)

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
-from cardiac_autoseg.data.geometry import Geometry
+from cardiac_autoseg.data.geometry import Geometry, why_impossible
 from cardiac_autoseg.data.geometry import geometry_difference as geometry_difference
-from cardiac_autoseg.data.header import Header, read_part, verify
+from cardiac_autoseg.data.header import Header, is_whole, read_part, verify
+from cardiac_autoseg.data.sitk_images import Cine as Cine
+from cardiac_autoseg.data.sitk_images import Volume as Volume
+from cardiac_autoseg.data.sitk_images import from_sitk as from_sitk
+from cardiac_autoseg.data.sitk_images import geometry_of
+from cardiac_autoseg.data.sitk_images import to_sitk as to_sitk
 from cardiac_autoseg.errors import UserError
-from cardiac_autoseg.files import atomic_path
+from cardiac_autoseg.files import DISK, atomic_path
 from planning.box import bounding_box
 
 # SimpleITK calls reading in several threads unstable, and rightly: it was seen to abort the process. The
@@ -25,29 +31,14 @@ _geometries: dict[bytes, Geometry] = {}
 _REMEMBERED = 4096
 
 
-@dataclass(frozen=True)
-class Volume:
-    """A 3D image: ``array`` is (Z, Y, X)."""
-
-    array: np.ndarray
-    geometry: Geometry
-
-
-@dataclass(frozen=True)
-class Cine:
-    """A 3D + time image: ``array`` is (T, Z, Y, X), ``geometry`` that of each frame."""
-
-    array: np.ndarray
-    geometry: Geometry
-
-
 def read_volume(path: Path, frame: int | None = None) -> Volume:
     """Read a 3D file, or the 0-based ``frame`` of a 4D file, as float32 (Z, Y, X). NaN and infinite values read as 0.
 
     Raises :class:`UserError` if the file is unreadable, damaged, not 3D or 4D, or 4D without ``frame``.
     """
-    header, volume = _read_frame(Path(path), frame)
-    return Volume(_as_float(volume.array, header), volume.geometry)
+    path = Path(path)
+    header, volume = _read_frame(path, frame)
+    return Volume(_as_float(path, volume.array, header), volume.geometry)
 
 
 def read_cine(path: Path) -> Cine:
@@ -60,7 +51,8 @@ def read_cine(path: Path) -> Cine:
     else:
         image = from_sitk(_execute(path, _reader(path), _frames(path, header)))
         geometry, array = image.geometry, image.array[None] if isinstance(image, Volume) else image.array
-    return Cine(_as_float(array, header), geometry)
+    _require_possible(path, geometry, len(array))
+    return Cine(_as_float(path, array, header), geometry)
 
 
 def read_labels(path: Path, values: Mapping[int, str], labels: Mapping[str, int], frame: int | None = None) -> Volume:
@@ -104,7 +96,8 @@ def write_labels(path: Path, array: np.ndarray, geometry: Geometry, note: str = 
     """Write labels (Z, Y, X) or (T, Z, Y, X) as uint8 NIfTI, atomically, in exactly ``geometry``.
 
     ``note`` goes into the description of the header, which has room for 80 characters.
-    Raises :class:`UserError` if the file cannot be written.
+    Raises :class:`UserError` if the file cannot be written, and :class:`OSError` if nothing can: a full or read-only disk, a
+    folder that is gone.
     """
     _write(path, np.asarray(array).astype(np.uint8, copy=False), geometry, note)
 
@@ -112,54 +105,6 @@ def write_labels(path: Path, array: np.ndarray, geometry: Geometry, note: str = 
 def write_volume(path: Path, array: np.ndarray, geometry: Geometry) -> None:
     """Write an image (Z, Y, X) or (T, Z, Y, X) in its own type (float32, int16, …), as :func:`write_labels`."""
     _write(path, np.asarray(array), geometry)
-
-
-def from_sitk(image: sitk.Image) -> Volume | Cine:
-    """A SimpleITK image as a :class:`Volume` (3D) or :class:`Cine` (4D), in its own type.
-
-    Raises :class:`UserError` for other dimensions and for pixels of several components.
-    """
-    dimension = image.GetDimension()
-    if dimension not in (3, 4) or image.GetNumberOfComponentsPerPixel() != 1:
-        raise UserError(
-            f"an image of {dimension} dimensions and {image.GetNumberOfComponentsPerPixel()} components a pixel is neither a"
-            " stack of slices (3D) nor a cine of them (4D): give a 3D or 4D grey-scale image"
-        )
-    geometry, array = _geometry_of(image), sitk.GetArrayFromImage(image)
-    return Volume(array, geometry) if dimension == 3 else Cine(array, geometry)
-
-
-def _geometry_of(image: sitk.Image | sitk.ImageFileReader) -> Geometry:
-    """Where the voxels of an image, or of a frame of it, lie."""
-    size, spacing, origin, dimension = image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDimension()
-    direction = np.reshape(image.GetDirection(), (dimension, dimension))[:3, :3].ravel()
-    return Geometry(
-        size=(size[0], size[1], size[2]),
-        spacing=(spacing[0], spacing[1], spacing[2]),
-        # A reader says -0.0 where the image it reads has 0.0.
-        origin=(origin[0] + 0.0, origin[1] + 0.0, origin[2] + 0.0),
-        direction=tuple(float(value) + 0.0 for value in direction),
-        frame_step=spacing[3] if dimension == 4 else 1.0,
-    )
-
-
-def to_sitk(array: np.ndarray, geometry: Geometry) -> sitk.Image:
-    """An array (Z, Y, X) or (T, Z, Y, X) as a SimpleITK image in ``geometry``.
-
-    Raises ``ValueError`` if the array's shape is not that of the geometry.
-    """
-    if array.ndim not in (3, 4) or array.shape[-3:] != geometry.shape:
-        raise ValueError(f"array of shape {array.shape} does not fit a geometry of shape {geometry.shape}")
-    if array.dtype in (np.bool_, np.float16):
-        # SimpleITK knows neither.
-        array = array.astype(np.uint8 if array.dtype == np.bool_ else np.float32)
-    image = sitk.GetImageFromArray(array, isVector=False)
-    image.SetSpacing(geometry.spacing if array.ndim == 3 else (*geometry.spacing, geometry.frame_step or 1.0))
-    image.SetOrigin((*geometry.origin, 0.0)[: array.ndim])
-    direction = np.eye(array.ndim)
-    direction[:3, :3] = np.reshape(geometry.direction, (3, 3))
-    image.SetDirection(direction.ravel())
-    return image
 
 
 def _frames(path: Path, header: Header) -> int:
@@ -213,7 +158,7 @@ def _geometry(path: Path, header: Header) -> Geometry:
     if known is None:
         if len(_geometries) >= _REMEMBERED:
             _geometries.clear()
-        known = _geometries[header.space] = _geometry_of(_reader(path))
+        known = _geometries[header.space] = geometry_of(_reader(path))
     return known
 
 
@@ -236,6 +181,7 @@ def _read_frame(path: Path, frame: int | None) -> tuple[Header, Volume]:
     header, content = read_part(path, part)
     if content:
         geometry = replace(_geometry(path, header), frame_step=1.0)
+        _require_possible(path, geometry, 1)
         return header, Volume(_voxels(header, content).reshape(geometry.shape), geometry)
     reader = _reader(path)
     dimension = reader.GetDimension()
@@ -244,6 +190,7 @@ def _read_frame(path: Path, frame: int | None) -> tuple[Header, Volume]:
         reader.SetExtractIndex([0, 0, 0, frame or 0, *[0] * (dimension - 4)])
     volume = from_sitk(_execute(path, reader, 1))
     assert isinstance(volume, Volume)
+    _require_possible(path, volume.geometry, 1)
     return header, volume
 
 
@@ -258,9 +205,20 @@ def _execute(path: Path, reader: sitk.ImageFileReader, frames: int) -> sitk.Imag
         raise UserError(_itk_message(path, error)) from error
 
 
-def _as_float(array: np.ndarray, header: Header) -> np.ndarray:
-    """float32 voxels; NaN and infinite ones are 0, as some versions of ITK make them."""
-    array = array.astype(np.float32, copy=False)
+def _require_possible(path: Path, geometry: Geometry, frames: int) -> None:
+    if problem := why_impossible(geometry, frames):
+        raise UserError(f"{path}: {problem}: correct its header, or export it again")
+
+
+def _as_float(path: Path, array: np.ndarray, header: Header) -> np.ndarray:
+    """float32 voxels; NaN and infinite ones are 0, as some versions of ITK make them.
+
+    Raises :class:`UserError` where scaling made them infinite, or float32 cannot hold them.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        array = array.astype(np.float32, copy=False)
+    if not header.not_finite and not (header.plain and header.bits < 64) and not np.isfinite(array).all():
+        raise UserError(f"{path} has values that are too large, or its header scales them so: export it again")
     return np.nan_to_num(array, nan=0.0, posinf=0.0, neginf=0.0) if header.not_finite else array
 
 
@@ -286,7 +244,12 @@ def _write(path: Path, array: np.ndarray, geometry: Geometry, note: str = "") ->
     try:
         with atomic_path(path) as temporary, _ITK:
             sitk.WriteImage(image, str(temporary), useCompression=path.name.endswith(".gz"))
+            # ITK does not tell when the disk is full.
+            if not is_whole(temporary):
+                raise RuntimeError("it was cut short, as by a full disk")
     except OSError as error:
+        if error.errno in (*DISK, errno.ENOENT):
+            raise
         raise UserError(f"{path} cannot be written ({error.strerror or error}): check permissions and free space") from error
     except RuntimeError as error:
         raise UserError(f"{path} cannot be written ({str(error).strip().rsplit(chr(10), 1)[-1]})") from error

@@ -5,16 +5,21 @@ Each label file carries it in the description of its header, as it is the last f
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from cardiac_autoseg.bundle import Bundle
 from cardiac_autoseg.data.header import read_note
 from cardiac_autoseg.delivery.inputs import RECORD, Input
 from cardiac_autoseg.errors import UserError
-from cardiac_autoseg.files import hash_json, read_json, write_json
+from cardiac_autoseg.files import hash_json, read_json, write_json_if_changed
+from cardiac_autoseg.versions import require_version
 
+FORMAT_VERSION = 1
 MAKER = "cardiac_autoseg"
+_BEGINNING = 1 << 16
 
 
 def model_hash(bundle: Bundle, fast: bool) -> str:
@@ -23,15 +28,27 @@ def model_hash(bundle: Bundle, fast: bool) -> str:
     return hash_json([[member.sha256 for member in bundle.members], how])
 
 
-def label_note(path: Path, model: str) -> str:
-    """What the labels of the scan at ``path`` say of their origin, in at most 80 characters; ``model`` is its hash."""
-    return f"{MAKER} {model} {_scan_hash(path)}"
+def label_note(item: Input, model: str) -> str:
+    """What the labels of a scan say of their origin, in at most 80 characters; ``model`` is the model's hash."""
+    return f"{MAKER} {model} {_scan_hash(item)}"
 
 
-def _scan_hash(path: Path) -> str:
-    """16 hex digits that tell scans of the same name apart, and stay when the data move as a whole."""
+def _scan_hash(item: Input) -> str:
+    """16 hex digits that tell scans of the same name apart, and stay when the data move as a whole.
+
+    They are made of names, and of something that nobody can guess who tries the names of patients: the UID of the study, or
+    the beginning of the file.
+    """
+    content = item.identity.uid
+    if not item.dicom:
+        with item.path.open("rb") as stream:
+            content = hashlib.sha256(stream.read(_BEGINNING)).hexdigest()
+    return hash_json([*_names(item.path), content])
+
+
+def _names(path: Path) -> list[str | int]:
     whole = path.resolve()
-    return hash_json([whole.parent.name, whole.name, whole.stat().st_size if whole.is_file() else 0])
+    return [whole.parent.name, whole.name, whole.stat().st_size if whole.is_file() else 0]
 
 
 def claim_folder(folder: Path, bundle: Bundle, fast: bool, kept: Sequence[Input]) -> str:
@@ -43,17 +60,29 @@ def claim_folder(folder: Path, bundle: Bundle, fast: bool, kept: Sequence[Input]
     """
     record, model = folder / RECORD, model_hash(bundle, fast)
     remedy = "give another folder with -o, or redo with --overwrite"
-    before = read_json(record, f"{remedy.capitalize()}.") if kept and record.is_file() else {}
+    before = _read(record, remedy) if kept else {}
     for item in kept:
         labels = folder / f"{item.name}.nii.gz"
         made = read_note(labels).split()
         if len(made) != 3 or made[0] != MAKER:
-            made = [MAKER, before.get("model_hash", model), _scan_hash(item.path)]
+            made = [MAKER, before.get("model_hash", model), _scan_hash(item)]
         if made[1] != model:
             known = made[1] == before.get("model_hash")
             other = f" ({before.get('bundle')}{', --fast' if before.get('fast') else ''})" if known else ""
             raise UserError(f"{folder} holds predictions of another model{other}, such as {labels.name}: {remedy}")
-        if made[2] != _scan_hash(item.path):
-            raise UserError(f"{labels} is of another scan than {item.path}, which only has the same name: {remedy}")
-    write_json(record, {"bundle": bundle.name, "created": bundle.created, "fast": fast, "model_hash": model})
+        # Of the names alone, as before release 0.1.0 was whole.
+        if made[2] not in (_scan_hash(item), hash_json(_names(item.path))):
+            what = item.name if item.called else item.path
+            raise UserError(f"{labels} is of another scan than {what}, which only has the same name: {remedy}")
+    about = {"bundle": bundle.name, "created": bundle.created, "fast": fast, "model_hash": model}
+    write_json_if_changed(record, {"format_version": FORMAT_VERSION, **about})
     return model
+
+
+def _read(record: Path, remedy: str) -> dict[str, Any]:
+    """What :func:`claim_folder` wrote before; empty without it."""
+    if not record.is_file():
+        return {}
+    values: dict[str, Any] = read_json(record, f"{remedy.capitalize()}.")
+    require_version(values, FORMAT_VERSION, record, remedy, absent=1)
+    return values

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import glob
+import hashlib
+import os
+import re
+import unicodedata
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from cardiac_autoseg.data.header import SUFFIXES, is_nifti, stem, verify
+from cardiac_autoseg.data.identifiers import Identity
 from cardiac_autoseg.data.scan import Scan
 from cardiac_autoseg.data.volume import read_cine
 from cardiac_autoseg.errors import UserError
@@ -24,39 +29,54 @@ INDEX, RECORD = "index.html", "prediction.json"
 MOST_LABELS = 8
 """An image with no more values than this, all whole numbers, is a segmentation."""
 
+MOST_BYTES = 200
+"""Of 255 that a file's name may have, what is left for a case: endings and the names of unfinished files are longer."""
+
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
 GENERIC = ("dicom", "dcm", "images", "scan", "cine")
 """Names of folders that tell no study from another."""
 
 
 @dataclass(frozen=True)
 class Input:
-    """One scan to predict: a NIfTI file, or a DICOM study (folder, zip, or multi-frame file). ``name`` names its outputs."""
+    """One scan to predict: a NIfTI file, or a DICOM study (folder, zip, or multi-frame file). ``name`` names its outputs.
+
+    ``identity`` is what a study says of who was scanned. Where its own name says it too, ``called`` is that and ``name``
+    another; ``keep``: nothing of it is to be hidden. See :mod:`cardiac_autoseg.delivery.privacy`.
+    """
 
     path: Path
     name: str
     dicom: bool
+    identity: Identity = field(default_factory=Identity)
+    called: str = ""
+    keep: bool = False
 
 
 def find_inputs(patterns: Sequence[str], output: Path | None = None) -> list[Input]:
     """The scans that ``patterns`` name, each once: NIfTI files, folders of them, DICOM studies, or globs (``**`` too).
 
     What lies in the folder ``output`` are results, which no glob means.
-    Raises :class:`UserError` for a pattern that names nothing, and where two scans would have the same name.
+    Raises :class:`UserError` for a pattern that names nothing, and where two scans would have the same name. Of several, one
+    that is there and holds nothing is among the results, as reading it fails.
     """
     found: dict[Path, bool] = {}
     for pattern in patterns:
-        path = Path(pattern).expanduser()
+        path = Path(os.path.expanduser(pattern))  # noqa: PTH111 - that of pathlib fails for a file called ~x
         if path.is_dir():
             here = _folder(path) or _study(path)
         elif path.is_file():
             here = {path: False} if path.name.lower().endswith(SUFFIXES) else _study(path)
         else:
-            matches = sorted(Path(name) for name in glob.glob(str(path), recursive=True))  # noqa: PTH207 - may be absolute
+            matches = sorted(_matches(str(path)))
             matches = [item for item in matches if output is None or not _in_folder(item, output)]
             here = {item: False for item in matches if item.is_file() and is_nifti(item)}
             for item in matches:
                 here |= _folder(item) if item.is_dir() else {}
             here |= {item: True for item in matches if item not in here and not _within(item, here) and _study(item)}
+        if not here and len(patterns) > 1 and os.path.lexists(path):
+            here = {path: True}  # reading it says what is wrong, and the others are done
         if not here:
             what = "names nothing to segment" if not path.exists() else "holds nothing to segment"
             raise UserError(
@@ -69,12 +89,43 @@ def find_inputs(patterns: Sequence[str], output: Path | None = None) -> list[Inp
 
 def _folder(path: Path) -> dict[Path, bool]:
     """The NIfTI files of a folder."""
-    return dict.fromkeys(sorted(item for item in path.iterdir() if is_nifti(item)), False)
+    try:
+        return dict.fromkeys(sorted(item for item in path.iterdir() if is_nifti(item)), False)
+    except OSError:
+        return {}
+
+
+def _matches(pattern: str) -> Iterator[Path]:
+    """What a glob means. Each folder is gone into once: through a link that leads back, there would be no end of paths."""
+    parts = Path(pattern).parts
+    if "**" not in parts:
+        yield from map(Path, glob.glob(pattern))  # noqa: PTH207 - may be absolute
+        return
+    place = parts.index("**")
+    head, rest = str(Path(*parts[:place])), parts[place + 1 :]
+    seen: set[str] = set()
+    for root in glob.glob(head) if place else [""]:  # noqa: PTH207
+        for parent, folders, names in os.walk(root or ".", followlinks=True):
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            if os.path.realpath(parent) in seen:
+                folders.clear()
+                continue
+            seen.add(os.path.realpath(parent))
+            here = Path(parent)
+            if rest:
+                yield from _matches(str(Path(glob.escape(str(here)), *rest)))
+            else:
+                yield from (here, *(here / name for name in names if not name.startswith(".")))
+
+
+def _real(path: Path) -> Path:
+    """Where a path leads; of links that lead in a circle, one of them."""
+    return Path(os.path.realpath(path))
 
 
 def _in_folder(path: Path, folder: Path) -> bool:
-    whole = path.resolve()
-    return folder.resolve() in (whole, *whole.parents)
+    whole = _real(path)
+    return _real(folder) in (whole, *whole.parents)
 
 
 def _study(path: Path) -> dict[Path, bool]:
@@ -96,9 +147,12 @@ def _named(found: dict[Path, bool]) -> list[Input]:
     counts = Counter(names.values())
     own = [Path(name).stem for name in (INDEX, RECORD)]
     names = {
-        path: f"{path.resolve().parent.name}_{name}" if counts[name] > 1 or name.lower() in own else name
+        path: f"{_real(path).parent.name}_{name}" if counts[name] > 1 or name.lower() in own else name
         for path, name in names.items()
     }
+    # Some disks tell upper from lower case, and ways to write an accent, and some do not.
+    alike = Counter(map(_folded, set(names.values())))
+    names = {path: safe_name(name, alike[_folded(name)] > 1) for path, name in names.items()}
     taken: dict[str, Path] = {}
     for path, name in names.items():
         if name in taken:
@@ -109,32 +163,54 @@ def _named(found: dict[Path, bool]) -> list[Input]:
 
 def _name(path: Path) -> str:
     """The name of a file or folder, but that of the folder above where it only says what is in it."""
-    name = stem(path) if path.is_file() else path.resolve().name
-    return path.resolve().parent.name if not path.is_file() and name.lower() in GENERIC else name
+    # A NIfTI that is no file (a link that leads nowhere) is named all the same: reading it says what is wrong.
+    if path.is_file() or not path.is_dir():
+        return stem(path)
+    whole = _real(path)
+    return whole.parent.name if whole.name.lower() in GENERIC else whole.name
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def safe_name(name: str, mark: bool = False) -> str:
+    """A name that files and links can have: no control characters, no bytes that are no text, room for endings.
+
+    Six hex digits of the name before are added where it had to be changed, or if ``mark``.
+    """
+    plain = _UNSAFE.sub("_", name)
+    while len(plain.encode()) > MOST_BYTES:
+        plain = plain[:-1]
+    if plain == name and not mark:
+        return name
+    return f"{plain}_{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:6]}"
 
 
 def keep_inputs(items: Sequence[Input], folder: Path) -> None:
     """Raise :class:`UserError` if what is written into ``folder`` would replace an input, or the JSON beside it."""
-    sources = {item.path.resolve() for item in items}
+    sources = {_real(item.path) for item in items}
     sources |= {path.with_name(f"{stem(path)}.json") for path in sources if not (path.parent / RECORD).is_file()}
     for item in items:
         for suffix in (".nii.gz", ".json"):
             output = folder / f"{item.name}{suffix}"
-            if output.is_file() and output.resolve() in sources:
+            if output.is_file() and _real(output) in sources:
                 raise UserError(f"{output} would replace an input, or the JSON beside it: choose another folder with -o")
 
 
 def read_scan(item: Input, series: str | None = None) -> Scan:
     """Read an input; ``series`` picks a DICOM series where several could be meant.
 
-    Raises :class:`UserError` as :func:`read_study` and :func:`read_cine`, and for a segmentation in place of an image.
+    Raises :class:`UserError` as :func:`read_study` and :func:`read_cine`, and for a blank image and a segmentation.
     """
     if item.dicom:
         from cardiac_autoseg.data.dicom import read_study
 
         scan = read_study(item.path, series)
+        _require_picture(item.path, scan.array)
         return Scan(**{**vars(scan), "name": item.name})
     cine = read_cine(item.path)
+    _require_picture(item.path, cine.array)
     some = np.unique(cine.array[0, :, ::3, ::3])
     values = np.unique(cine.array[0]) if len(some) <= MOST_LABELS else some
     if 1 < len(values) <= MOST_LABELS and (values == np.round(values)).all():
@@ -146,6 +222,14 @@ def read_scan(item: Input, series: str | None = None) -> Scan:
     notes = (f"{bad} voxels are NaN or infinite, and taken as 0",) if bad else ()
     times = _times(cine.array, cine.geometry.frame_step)
     return Scan(item.name, item.path, cine.array, cine.geometry, times_ms=times, notes=notes)
+
+
+def _require_picture(path: Path, array: np.ndarray) -> None:
+    """Raise :class:`UserError` for an image (T, Z, Y, X) that is blank."""
+    value = array.flat[0]
+    # The first rows decide for nearly all images.
+    if (array[0, 0, :2] == value).all() and (array == value).all():
+        raise UserError(f"{path} is blank (all values are {value:g}): export it again")
 
 
 def _times(array: np.ndarray, step: float) -> tuple[float, ...] | None:

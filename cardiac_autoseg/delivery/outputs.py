@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
 
+from cardiac_autoseg.data.header import is_whole
+from cardiac_autoseg.errors import UserError
 from cardiac_autoseg.files import read_json
 
 OF_CASE = (
@@ -34,16 +37,36 @@ class Wanted:
 
 
 def done(folder: Path, name: str, wanted: Wanted) -> bool:
-    """Whether the files of a case are there; which DICOM objects there are depends on the input, so they do not count."""
-    suffixes = [".nii.gz", *([".json", ".html"] if wanted.pages else []), *([".npz"] if wanted.probabilities else [])]
-    if not all((folder / f"{name}{suffix}").is_file() for suffix in suffixes):
+    """Whether the files of a case are there, and whole.
+
+    Which DICOM objects there are depends on the input, so they do not count, but for those that were cut short.
+    """
+    if not is_whole(folder / f"{name}.nii.gz") or (wanted.probabilities and not zipfile.is_zipfile(folder / f"{name}.npz")):
+        return False
+    if not wanted.pages:
+        return True
+    try:
+        record = read_json(folder / f"{name}.json")
+    except UserError:
+        return False
+    sizes = record.get("bytes", {}) if isinstance(record, dict) else None  # records of earlier releases have none
+    if not isinstance(sizes, dict) or not all(_fits(folder / file, size) for file, size in sizes.items()):
+        return False
+    if not (folder / f"{name}.html").is_file():
         return False
     if not wanted.slicer:
         return True
-    record = read_json(folder / f"{name}.json", "Remove it, or redo with --overwrite.")
+    if not isinstance(record, dict):
+        raise UserError(f"{folder / f'{name}.json'} is not the record of a case: remove it, or redo with --overwrite")
     ends = [f"_{phase}" for phase in ("ED", "ES") if record.get(f"{phase.lower()}_frame") is not None]
-    single = [""] if not ends and record.get("shape", [0])[0] == 1 else []
+    shape = record.get("shape")
+    single = [""] if not ends and isinstance(shape, list) and shape[:1] == [1] else []
     return all((folder / f"{name}{end}.seg.nrrd").is_file() for end in (*ends, *single))
+
+
+def _fits(path: Path, size: int) -> bool:
+    """Whether a file has the ``size`` (bytes) that it was written with, or is not there: its user may have no need of it."""
+    return not path.exists() or path.stat().st_size == size
 
 
 def clear_case(folder: Path, name: str, written: Set[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,10 +54,12 @@ def read_people(path: Path) -> dict[str, Given]:
     unknown = [head for head in heads if head not in COLUMNS]
     if "case" not in heads or unknown:
         what = f"unknown column {unknown[0]!r}" if unknown else "no column 'case'"
-        raise UserError(f"{path} has {what}: its first line names columns out of {', '.join(COLUMNS)}")
+        raise UserError(f"{path} has {what[:80]}: its first line names columns out of {', '.join(COLUMNS)}")
     people: dict[str, Given] = {}
     for number, row in enumerate(rows, start=2):
         where = f"{path}, line {number}"
+        if "" in row:
+            raise UserError(f"{where}: it has more cells than the first line")
         filled = {name: text.strip() for name, text in row.items() if text and text.strip()}
         if "case" not in filled or filled["case"] in people:
             raise UserError(f"{where}: each case has one line, which names it")
@@ -65,14 +67,17 @@ def read_people(path: Path) -> dict[str, Given]:
     return people
 
 
-def given_for(cases: Sequence[str], table: str | None, single: dict[str, str]) -> dict[str, Given]:
+def given_for(
+    cases: Sequence[str], table: str | None, single: dict[str, str], called: Mapping[str, str] | None = None
+) -> dict[str, Given]:
     """What is known of each of ``cases``, from the table at the path ``table``, or of the only one from ``single``
-    (columns of the table, as text).
+    (columns of the table, as text). ``called``: other names that the table may have for cases.
 
     Raises :class:`UserError` as :func:`read_people`, for a case of the table that is none of ``cases``, and for values
     of a single case where there are several.
     """
     people = {} if table is None else read_people(Path(table).expanduser())
+    people = {(called or {}).get(name, name): known for name, known in people.items()}
     unknown = sorted(set(people) - set(cases))
     if unknown:
         some = ", ".join(cases[:5]) + (" …" if len(cases) > 5 else "")
@@ -108,7 +113,7 @@ def _number(texts: dict[str, str], name: str, where: str, kind: Callable[[str], 
     try:
         value = kind(texts[name])
     except ValueError as error:
-        raise UserError(f"{where}: {name} {texts[name]!r} is not a number") from error
+        raise UserError(f"{where}: {name} {texts[name][:40]!r} is not a number") from error
     if not low <= value <= high:
-        raise UserError(f"{where}: {name} {texts[name]} is not between {low:g} and {high:g}")
+        raise UserError(f"{where}: {name} {texts[name][:40]} is not between {low:g} and {high:g}")
     return value

@@ -14,13 +14,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cardiac_autoseg.data.identifiers import unquoted
 from cardiac_autoseg.data.scan import Scan
 from cardiac_autoseg.data.volume import write_labels
 from cardiac_autoseg.delivery.claim import label_note
 from cardiac_autoseg.delivery.inputs import Input, read_scan
 from cardiac_autoseg.delivery.outputs import Wanted, clear_case
 from cardiac_autoseg.delivery.people import Given, with_given
-from cardiac_autoseg.errors import UserError
+from cardiac_autoseg.delivery.privacy import private, public
+from cardiac_autoseg.errors import UserError, is_out_of_memory
+from cardiac_autoseg.files import DISK
 from cardiac_autoseg.inference.model import Model
 from cardiac_autoseg.inference.statistics import Segmentation
 
@@ -120,7 +123,7 @@ def _segment(
         )
     except Exception as error:  # one bad scan must not stop the others, whatever is wrong with it
         failed: Future[Result] = Future()
-        failed.set_result(Result(item, problem=_words(item.path, error)))
+        failed.set_result(Result(item, problem=_words(item, job.folder, error)))
         return failed
     shape = scan.array.shape if scan.frames > 1 else scan.array.shape[1:]
     result = Result(item, shape, perf_counter() - start)
@@ -130,7 +133,8 @@ def _segment(
 def _read(item: Input, job: Job) -> tuple[Scan, float]:
     """The scan, with what the user knows better, and the seconds it took."""
     start = perf_counter()
-    return with_given(read_scan(item, job.series), job.given.get(item.name, Given())), perf_counter() - start
+    scan = with_given(read_scan(item, job.series), job.given.get(item.name, Given()))
+    return private(scan, item), perf_counter() - start
 
 
 def _load_writers(wanted: Wanted, dicom: bool) -> None:
@@ -147,7 +151,7 @@ def _finish(job: Job, result: Result, scan: Scan, segmentation: Segmentation, se
     start = perf_counter()
     name, bundle = result.item.name, job.model.bundle
     try:
-        note = label_note(result.item.path, job.model_hash)
+        note = label_note(result.item, job.model_hash)
         written: set[str] = set()
         if segmentation.probabilities is not None:
             from cardiac_autoseg.delivery.write import write_probabilities
@@ -165,7 +169,7 @@ def _finish(job: Job, result: Result, scan: Scan, segmentation: Segmentation, se
             case = analyse(scan, segmentation, bundle.labels, job.trust, job.given.get(name, Given()))
             _add(seconds, "measure", perf_counter() - start)
             start = perf_counter()
-            written |= write_case(job.folder, case, job.words, bundle.licence, job.wanted)
+            written |= write_case(job.folder, case, job.words, bundle.licence, job.wanted, result.item)
         if job.anew:
             clear_case(job.folder, name, written)
         # Last, as they say that the case is done.
@@ -173,7 +177,9 @@ def _finish(job: Job, result: Result, scan: Scan, segmentation: Segmentation, se
         write_labels(job.folder / f"{name}.nii.gz", labels, scan.geometry, note)
         _add(seconds, "write", perf_counter() - start)
     except Exception as error:  # as above
-        return dataclasses.replace(result, problem=_words(result.item.path, error))
+        if isinstance(error, OSError) and (error.errno in DISK or not job.folder.is_dir()):
+            raise  # the others would fare no better
+        return dataclasses.replace(result, problem=_words(result.item, job.folder, error))
     if case is None:
         return result
     # The image is not needed any more, and there may be thousands of cases.
@@ -185,7 +191,10 @@ def _add(seconds: dict[str, float], stage: str, spent: float) -> None:
     seconds[stage] = seconds.get(stage, 0.0) + spent
 
 
-def _words(path: Path, error: Exception) -> str:
-    """What went wrong with a scan, naming it once."""
-    text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}".splitlines()[0]
-    return text if str(path) in text else f"{path}: {text}"
+def _words(item: Input, folder: Path, error: Exception) -> str:
+    """What went wrong with a scan, naming it once; nothing of where it lies or who was scanned, as pages say it too."""
+    text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {unquoted(error)}"
+    if is_out_of_memory(error):
+        text = f"there is not enough memory for it ({text}): end other programs, or try --fast"
+    text = text if str(item.path) in text else f"{item.path}: {text}"
+    return text if item.keep else public(item, text.replace(str(folder), folder.name or str(folder)))

@@ -2,27 +2,52 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cardiac_autoseg import __version__
+from cardiac_autoseg.csv_text import csv_text
+from cardiac_autoseg.data.identifiers import general_age
 from cardiac_autoseg.delivery.case import CaseResult
 from cardiac_autoseg.errors import UserError
 from cardiac_autoseg.evaluation.clinical import unit
 from cardiac_autoseg.files import finite, read_json, write_text
-from cardiac_autoseg.report.case_index import IndexRow
+from cardiac_autoseg.report.case_index import STATUSES, IndexRow
+from cardiac_autoseg.trust.flags import Finding
+from cardiac_autoseg.trust.quality import Quality
+from cardiac_autoseg.versions import require_version
+from planning.typed import convert
 
 FORMAT = "cardiac_autoseg case"
 FORMAT_VERSION = 1
+REMEDY = "remove it, or redo the case with --overwrite"
+PICTURE = "data:image/"
 RESEARCH_ONLY = "research only, not a medical device"
 
 
-def case_record(result: CaseResult, model: str, thumbnail: str | None) -> dict[str, Any]:
-    """The record of one case, JSON-ready: frames and slices counted from 1, as in everything a person reads."""
+@dataclass(frozen=True)
+class _Number:
+    """A number in a record."""
+
+    value: float | None
+    unit: str
+    interval_90: tuple[float, float] | None
+
+
+_FIELDS: dict[str, Any] = {
+    **{"name": str, "status": str, "numbers": dict[str, _Number], "quality": Quality | None, "thumbnail": str | None},
+    **{"findings": tuple[Finding, ...], "ed_frame": int | None, "es_frame": int | None, "heart_rate": float | None},
+}
+
+
+def case_record(result: CaseResult, model: str, thumbnail: str | None, keep: bool = False) -> dict[str, Any]:
+    """The record of one case, JSON-ready: frames and slices counted from 1, as in everything a person reads.
+
+    The age is exact only if ``keep``, see :func:`cardiac_autoseg.data.identifiers.general_age`.
+    """
     scan, numbers, quality = result.scan, result.numbers, result.quality
     return finite(
         {
@@ -38,7 +63,7 @@ def case_record(result: CaseResult, model: str, thumbnail: str | None) -> dict[s
             "spacing_mm": list(scan.geometry.spacing_zyx),
             "times_ms": scan.times_ms,
             "heart_rate": scan.heart_rate,
-            "person": dataclasses.asdict(scan.person),
+            "person": dataclasses.asdict(scan.person) | ({} if keep else {"age": general_age(scan.person.age)}),
             "ed_frame": _from_one(numbers.ed),
             "es_frame": _from_one(numbers.es),
             "ed_es": numbers.chosen,
@@ -70,16 +95,35 @@ def _from_one(number: int | None) -> int | None:
 
 
 def read_records(folder: Path) -> list[dict[str, Any]]:
-    """The records of all cases in a folder, by name; files that are none are passed over."""
+    """The records of all cases in a folder, by name; files that are none are passed over.
+
+    Raises :class:`UserError` for one of another format version: without it, the index and the table would not be whole.
+    """
     records = []
     for path in sorted(folder.glob("*.json")):
         try:
             values = read_json(path)
         except UserError:
             continue
-        if isinstance(values, dict) and values.get("format") == FORMAT and values.get("format_version") == FORMAT_VERSION:
+        if isinstance(values, dict) and values.get("format") == FORMAT:
+            require_version(values, FORMAT_VERSION, path, REMEDY)
+            _check(values, path)
             records.append({**values, "stem": path.name.removesuffix(".json")})
     return records
+
+
+def _check(values: Mapping[str, Any], path: Path) -> None:
+    """Raise :class:`UserError` unless a record has all that index and table are made of, each of its type."""
+    try:
+        for name, kind in _FIELDS.items():
+            convert(kind, values[name], name)
+        if values["status"] not in STATUSES:
+            raise ValueError(f"its status {values['status'][:40]!r} is not known")
+        # The only address on the index that comes from a record: it must not lead out of the page.
+        if not (values["thumbnail"] or PICTURE).startswith(PICTURE):
+            raise ValueError("its thumbnail is no picture")
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{path} is not a whole record of a case ({error}): {REMEDY}") from error
 
 
 def index_row(record: Mapping[str, Any], page: str | None) -> IndexRow:
@@ -105,9 +149,7 @@ def write_table(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
     heads = ["case", "status", "predicted_dice", "quality_score", "ed_frame", "es_frame", "heart_rate"]
     for name in names:
         heads += [f"{name} ({units[name]})", f"{name} low", f"{name} high"]
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow([*heads, "warnings"])
+    rows: list[list[Any]] = [[*heads, "warnings"]]
     for record in records:
         quality = record["quality"] or {}
         row = [record["name"], record["status"], quality.get("dice"), quality.get("score")]
@@ -116,9 +158,5 @@ def write_table(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
             item = record["numbers"].get(name, {})
             row += [item.get("value"), *(item.get("interval_90") or (None, None))]
         warnings = "; ".join(item["text"] for item in record["findings"] if item["severity"] == "warning")
-        writer.writerow(["" if value is None else _cell(value) for value in (*row, warnings)])
-    write_text(path, stream.getvalue())
-
-
-def _cell(value: Any) -> Any:
-    return f"{value:.4g}" if isinstance(value, float) else value
+        rows.append([*row, warnings])
+    write_text(path, csv_text(rows, ".4g"))

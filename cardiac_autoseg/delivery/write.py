@@ -8,11 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
+from cardiac_autoseg.data.identifiers import unquoted
 from cardiac_autoseg.data.label_tables import write_itksnap_labels, write_slicer_colors, write_slicer_segmentation
 from cardiac_autoseg.delivery.case import CaseResult
-from cardiac_autoseg.delivery.inputs import INDEX
+from cardiac_autoseg.delivery.inputs import INDEX, Input
 from cardiac_autoseg.delivery.outputs import Wanted
+from cardiac_autoseg.delivery.privacy import public
 from cardiac_autoseg.delivery.record import case_record, index_row, read_records, write_table
+from cardiac_autoseg.errors import UserError
 from cardiac_autoseg.evaluation.clinical import unit
 from cardiac_autoseg.evaluation.reference_ranges import for_index
 from cardiac_autoseg.files import atomic_path, write_json
@@ -32,8 +35,8 @@ def write_probabilities(path: Path, probabilities: np.ndarray, temperature: floa
         np.savez_compressed(stream, probabilities=calibrated)
 
 
-def write_case(folder: Path, result: CaseResult, model: str, licence: str, wanted: Wanted) -> set[str]:
-    """Write all files of a case but the labels; their names.
+def write_case(folder: Path, result: CaseResult, model: str, licence: str, wanted: Wanted, item: Input) -> set[str]:
+    """Write all files of a case but the labels; their names. ``item`` says what must not be in them.
 
     DICOM objects that cannot be made, for whatever the source lacks, leave a note on the page.
     """
@@ -47,35 +50,41 @@ def write_case(folder: Path, result: CaseResult, model: str, licence: str, wante
             links[f"{phase or 'Labels'} (3D Slicer)"] = file
     if wanted.dicom and scan.instances:
         try:
-            _write_dicom(folder, result, model, links)
+            _write_dicom(folder, result, model, links, item.keep)
         except OSError:
             raise
         except Exception as error:  # there is no end to what a study can lack, and the labels are good without
-            note = f"not all DICOM objects could be written ({str(error) or type(error).__name__})"
+            why = public(item, str(error) if isinstance(error, UserError) else unquoted(error))
+            note = f"not all DICOM objects could be written ({why})"
             result = dataclasses.replace(result, scan=dataclasses.replace(scan, notes=(*scan.notes, note)))
     links["Numbers (JSON)"] = f"{name}.json"
     picture = thumbnail(scan.array, result.labels, scan.geometry.spacing_zyx, result.names, ends.get("ED", 0))
-    write_json(folder / f"{name}.json", case_record(result, model, picture))
     write_case_page(folder / f"{name}.html", _page(result, links, model, licence))
-    return {f"{name}.html", *links.values()}
+    written = {f"{name}.html", *links.values()}
+    # By their sizes, files that were cut short later are known; the JSON and the labels tell that themselves.
+    others = sorted(written - {links["Labels (NIfTI)"], links["Numbers (JSON)"]})
+    sizes = {"bytes": {file: (folder / file).stat().st_size for file in others}}
+    write_json(folder / f"{name}.json", case_record(result, model, picture, item.keep) | sizes)
+    return written
 
 
-def _write_dicom(folder: Path, result: CaseResult, model: str, links: dict[str, str]) -> None:
+def _write_dicom(folder: Path, result: CaseResult, model: str, links: dict[str, str], keep: bool) -> None:
     """SEG of all frames and, where there is a beat to report, SR; each that is written is added to the links."""
     from cardiac_autoseg.data.dicom_seg import write_seg  # highdicom, which only DICOM input needs
     from cardiac_autoseg.data.dicom_sr import write_sr
 
     scan, numbers = result.scan, result.numbers
     seg = folder / f"{scan.name}_seg.dcm"
-    write_seg(seg, scan, result.labels, result.names, description=f"{model}, research only"[:64])
-    links["Segmentation (DICOM SEG)"] = seg.name
+    write_seg(seg, scan, result.labels, result.names, description=f"{model}, research only"[:64], keep=keep)
+    links["Segmentation (DICOM SEG, names the patient)"] = seg.name
     if scan.frames > 1:
         # Viewers that know no time in a SEG show one frame of it: these have no more than one.
         for phase, frame in (("ED", numbers.ed), ("ES", numbers.es)):
             if frame is not None:
                 one = folder / f"{scan.name}_seg_{phase}.dcm"
-                write_seg(one, scan, result.labels, result.names, frames=[frame], description=f"{phase}, {model}"[:64])
-                links[f"{phase} segmentation (DICOM SEG)"] = one.name
+                words = f"{phase}, {model}"[:64]
+                write_seg(one, scan, result.labels, result.names, frames=[frame], description=words, keep=keep)
+                links[f"{phase} segmentation (DICOM SEG, names the patient)"] = one.name
     if numbers.ed is not None and numbers.es is not None:
         report = folder / f"{scan.name}_sr.dcm"
         flags = [item.text for item in result.findings if item.severity == "warning"]
@@ -89,8 +98,9 @@ def _write_dicom(folder: Path, result: CaseResult, model: str, links: dict[str, 
             flags=flags,
             seg_path=seg,
             description=model,
+            keep=keep,
         )
-        links["Measurements (DICOM SR)"] = report.name
+        links["Measurements (DICOM SR, names the patient)"] = report.name
 
 
 def _page(result: CaseResult, links: Mapping[str, str], model: str, licence: str) -> CasePage:

@@ -2,23 +2,44 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cardiac_autoseg.csv_text import csv_text
 from cardiac_autoseg.errors import UserError
 from cardiac_autoseg.evaluation.levels import LevelScore
-from cardiac_autoseg.files import read_json, write_json, write_text
+from cardiac_autoseg.files import finite, read_json, write_json, write_text
+from cardiac_autoseg.versions import require_version
+from planning.typed import build, convert
 
 FORMAT_VERSION = 1
 TABLES = ("cases", "patients", "agreement", "levels")
 """The tables that also get a CSV file."""
 
 Row = dict[str, Any]
+_Number = float | None
+_Other = float | tuple[_Number, _Number] | str | None
+_COLUMNS: dict[str, dict[str, Any]] = {
+    "cases": {
+        **{"case_id": str, "subject": str, "phase": str | None, "group": str | None, "structure": str, "missed": bool},
+        **{"dice": float, "hd": _Number, "hd95": _Number, "assd": _Number, "prediction_ml": float, "reference_ml": float},
+    },
+    "summary": {"structure": str, "phase": str, "n": int, "n_missed": int, "dice_mean": _Number},
+    "patients": {
+        **{"subject": str, "group": str | None, "index": str, "unit": str, "prediction": _Number, "reference": _Number}
+    },
+    "agreement": {"index": str, "unit": str, "n": int, "bias": _Number},
+    "reclassification": {
+        **{"index": str, "classes": tuple[str, ...], "table": tuple[tuple[int, ...], ...], "n": int, "n_reclassified": int}
+    },
+    "levels": {"case_id": str, "level": str, "structure": str, "slices": int, "dice": float},
+    "level_summary": {"level": str, "structure": str, "phase": str},
+    "failed": {"case_id": str, "reason": str},
+}
+"""Of each table the columns that readers rely on, and their types."""
 
 
 @dataclass(frozen=True)
@@ -117,14 +138,40 @@ def read_evaluation(path: Path) -> Evaluation:
     file = path / "evaluation.json" if path.is_dir() else path
     remedy = "Make it with cas_evaluate."
     values = read_json(file, remedy)
-    if not isinstance(values, dict) or values.get("format_version") != FORMAT_VERSION:
-        raise UserError(f"{file} is not an evaluation of format version {FORMAT_VERSION}. {remedy}")
-    fields: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-    fields.pop("format_version")
+    require_version(values, FORMAT_VERSION, file, "make it again with cas_evaluate")
+    fields = {name: value for name, value in values.items() if name != "format_version"}
     try:
-        return Evaluation(**fields)
-    except TypeError as error:
+        dice: Any = fields.get("mean_dice")  # NaN where nothing was scored
+        evaluation = build(Evaluation, {**fields, "mean_dice": 0.0 if dice is None or dice != dice else dice})
+        for name, columns in _COLUMNS.items():
+            for row in getattr(evaluation, name):
+                _check_row(row, columns, name)
+    except ValueError as error:
         raise UserError(f"{file} is not a complete evaluation ({error}). {remedy}") from error
+    return dataclasses.replace(evaluation, mean_dice=dice)
+
+
+def is_whole_evaluation(folder: Path) -> bool:
+    """Whether the files of :func:`write_evaluation` are all there, and none of them was cut short since."""
+    try:
+        evaluation = read_evaluation(folder)
+        texts = {name: (folder / f"{name}.csv").read_text(encoding="utf-8") for name in TABLES}
+    except (UserError, OSError, UnicodeDecodeError):
+        return False
+    return all(
+        text.endswith("\n") and text.count("\n") > len(getattr(evaluation, name)) and "\0" not in text
+        for name, text in texts.items()
+    )
+
+
+def _check_row(row: Row, columns: Mapping[str, Any], name: str) -> None:
+    """Raise ``ValueError`` unless a row has the ``columns``, each of its type; the others hold numbers or intervals."""
+    if lacking := columns.keys() - row.keys():
+        raise ValueError(f"a row of {name} has no {min(lacking)}")
+    for column, value in finite(row).items():  # of few patients an interval may be NaN
+        convert(columns.get(column, _Other), value, f"{name}.{column}")
+    if name == "reclassification" and {len(row["classes"])} != {len(row["table"]), *map(len, row["table"])}:
+        raise ValueError("a table of reclassification is not as large as its classes are many")
 
 
 def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -133,11 +180,7 @@ def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     # A row whose interval is None still has one column for it, so the columns come from all rows.
     columns = list(dict.fromkeys(column for row in flat for column in row))
     columns = [column for column in columns if f"{column}_low" not in columns]
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, columns, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(flat)
-    return stream.getvalue()
+    return csv_text([columns, *([row.get(column) for column in columns] for row in flat)])
 
 
 def _flatten(row: Mapping[str, Any]) -> Row:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cardiac_autoseg.data.identifiers import without_folders
 from cardiac_autoseg.errors import UserError
 from cardiac_autoseg.evaluation.agreement import bland_altman, ef_reclassification, icc_2_1, pearson
 from cardiac_autoseg.evaluation.clinical import clinical_indices, unit
@@ -62,7 +63,7 @@ def summarise(results: Sequence[CaseResult], failed: Sequence[Failure] = (), ref
             for phase, rows in _by_phase([row for row in levels if row["level"] == level and row["structure"] == structure])
         ),
         mean_dice=float(np.mean([row["dice"] for row in cases])),
-        failed=tuple(dataclasses.asdict(failure) for failure in failed),
+        failed=tuple({"case_id": failure.case_id, "reason": without_folders(failure.reason)} for failure in failed),
         notes=tuple(notes),
         reference=reference,
     )

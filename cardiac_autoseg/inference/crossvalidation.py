@@ -135,7 +135,7 @@ def summed_probabilities(runs: Iterable[FinishedRun], case: Case, size: tuple[in
         path = run.folder / "validation" / "probabilities" / f"{case.id}.npy"
         try:
             values = torch.from_numpy(np.load(path, allow_pickle=False)).float()
-        except (OSError, ValueError, EOFError) as error:
+        except (OSError, ValueError, EOFError, TypeError) as error:  # TypeError: a zip of arrays, or numbers torch lacks
             raise UserError(f"{path} cannot be read ({error}): train the run again with --restart") from error
         share = probabilities_to_grid(values, size)
         total = share if total is None else total.add_(share)

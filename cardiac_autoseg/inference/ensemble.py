@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from cardiac_autoseg.annotation.sources import parse_gt
@@ -18,7 +16,6 @@ from cardiac_autoseg.bundle import Bundle, Member, save_bundle
 from cardiac_autoseg.data.index import Case, Dataset
 from cardiac_autoseg.data.load import load_labels
 from cardiac_autoseg.data.volume import write_labels
-from cardiac_autoseg.errors import UserError
 from cardiac_autoseg.evaluation.evaluate import evaluate_case
 from cardiac_autoseg.evaluation.results import CaseMeta, CaseResult, Evaluation, write_evaluation
 from cardiac_autoseg.evaluation.summary import summarise
@@ -35,6 +32,7 @@ from cardiac_autoseg.inference.finished import FinishedRun, Report
 from cardiac_autoseg.inference.postprocessing import POSTPROCESSING
 from cardiac_autoseg.inference.views import VIEWS
 from cardiac_autoseg.preprocessing.store import PreprocessedStore
+from cardiac_autoseg.training.checkpoints import read_tensors
 from cardiac_autoseg.workspace import Workspace
 
 MOST_COMBINED = 5
@@ -189,11 +187,7 @@ def summary_of(pool: Pool, choice: Choice) -> dict[str, Any]:
 
 
 def _weights(run: FinishedRun) -> dict[str, Tensor]:
-    path = run.folder / "model.safetensors"
-    try:
-        return safetensors.torch.load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path} cannot be read ({error}): train the run again with --restart") from error
+    return read_tensors(run.folder / "model.safetensors")[0]
 
 
 def pick_reference(pool: Pool, given: str | None) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from cardiac_autoseg.data.header import is_whole
 from cardiac_autoseg.data.importers import IMPORTERS
 from cardiac_autoseg.data.index import Case, Dataset, load_dataset
 from cardiac_autoseg.data.load import load_image
@@ -14,12 +15,18 @@ from cardiac_autoseg.data.volume import write_labels
 from cardiac_autoseg.device import pick_device
 from cardiac_autoseg.errors import UserError
 from cardiac_autoseg.evaluation.evaluate import evaluate_files, write_evaluation
+from cardiac_autoseg.evaluation.results import is_whole_evaluation
 from cardiac_autoseg.files import hash_file, hash_json, read_json, write_json
 from cardiac_autoseg.inference.predictor import Group, predict
+from cardiac_autoseg.locks import waiting
 from cardiac_autoseg.preprocessing.identity import FileHashes
 from cardiac_autoseg.training.weights import load_average
+from cardiac_autoseg.versions import has_version
 from cardiac_autoseg.workspace import Workspace
 from planning.plan import Plan
+
+FORMAT_VERSION = 1
+"""Of ``about.json``."""
 
 
 def known_content(workspace: Workspace, source: Path, layout: str, gt: str) -> list[str]:
@@ -59,7 +66,13 @@ def is_scored(workspace: Workspace, run: Path, name: str) -> bool:
     """Whether a run has been scored on a test set as its index, its weights and the labels are now."""
     try:
         about = read_json(external_folder(run, name) / "about.json")
-        return bool(about["done"]) and about["identity"] == _identity(workspace.test(name), run)
+        return (
+            has_version(about, FORMAT_VERSION, absent=1)
+            and bool(about["done"])
+            and about["identity"] == _identity(workspace.test(name), run)
+            and is_whole_evaluation(external_folder(run, name))
+            and all(is_whole(path) for path in external_folder(run, name).glob("*.nii.gz"))
+        )
     except (UserError, KeyError, TypeError, OSError):
         return False
 
@@ -71,8 +84,13 @@ def evaluate_run(
 
     Writes ``test_<name>/`` in the run's folder, in the form of its ``validation/``; predictions that a killed process left
     are kept. Cases that fail are told to ``report`` and left out. Returns the mean Dice; raises :class:`UserError` if the
-    run is not finished, the test set is not there, or no case can be scored.
+    run is not finished, the test set is not there, or no case can be scored. Waits for another process that does the same.
     """
+    with waiting(run / f".test-{name}-lock", report):
+        return _evaluate(workspace, run, name, device, report)
+
+
+def _evaluate(workspace: Workspace, run: Path, name: str, device: str | None, report: Callable[[str], None]) -> float:
     test = workspace.test(name)
     dataset = load_dataset(test.dataset)
     reference = reference_of(dataset)
@@ -89,14 +107,14 @@ def evaluate_run(
     for case in dataset.labelled(reference):
         path = target / f"{case.id}.nii.gz"
         try:
-            if not path.is_file():
+            if not is_whole(path):
                 _predict_case(test, case, group, flips, chosen, path)
             predictions[case.id] = path
         except UserError as error:
             report(f"test set {name}, {case.id} left out: {error}")
     evaluation = evaluate_files(test, dataset, reference, predictions, report)
     write_evaluation(target, evaluation)
-    write_json(target / "about.json", {"identity": identity, "done": True})
+    write_json(target / "about.json", {"format_version": FORMAT_VERSION, "identity": identity, "done": True})
     report(f"test set {name}: mean Dice {evaluation.mean_dice:.4f} on {len(predictions)} cases")
     return evaluation.mean_dice
 
@@ -127,10 +145,11 @@ def _identity(test: Workspace, run: Path) -> str:
 def _begin(target: Path, identity: str) -> None:
     """Keep the predictions of an earlier attempt only if they are of the same network and data."""
     try:
-        same = read_json(target / "about.json")["identity"] == identity
+        about = read_json(target / "about.json")
+        same = has_version(about, FORMAT_VERSION, absent=1) and about["identity"] == identity
     except (UserError, KeyError, TypeError):
         same = False
     if not same:
         for path in target.glob("*"):
             path.unlink()
-        write_json(target / "about.json", {"identity": identity, "done": False})
+        write_json(target / "about.json", {"format_version": FORMAT_VERSION, "identity": identity, "done": False})

@@ -12,6 +12,7 @@ from cardiac_autoseg.errors import UserError
 from cardiac_autoseg.files import read_json
 from cardiac_autoseg.preprocessing.store import PreprocessedStore
 from cardiac_autoseg.training.inputs import fold_cases, load_splits
+from cardiac_autoseg.versions import require_run_version
 from cardiac_autoseg.workspace import RunKey, Workspace
 from planning.plan import Plan
 from planning.splits import Splits
@@ -68,6 +69,7 @@ def _finished(key: RunKey, folder: Path, splits: Splits, report: Report) -> Fini
     """The run, if it is done and was made with the present folds; else None, and ``report`` says why."""
     try:
         record = read_json(folder / "run.json")
+        require_run_version(record, folder / "run.json")
         if record.get("status") != "done":
             report(f"left out: {folder} ({record.get('status')})")
             return None

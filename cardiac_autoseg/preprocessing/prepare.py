@@ -15,6 +15,7 @@ from cardiac_autoseg.files import hash_json, read_json, write_cache, write_json,
 from cardiac_autoseg.preprocessing.identity import FileHashes
 from cardiac_autoseg.preprocessing.store import Grid
 from cardiac_autoseg.threads import in_threads
+from cardiac_autoseg.versions import keep_newer
 from cardiac_autoseg.workspace import Workspace
 from planning.fingerprint import (
     FORMAT_VERSION,
@@ -24,9 +25,13 @@ from planning.fingerprint import (
     case_from_json,
 )
 from planning.measure import measure_case
+from planning.plan import FORMAT_VERSION as PLAN_VERSION
 from planning.plan import Plan
 from planning.planner import make_plan
-from planning.splits import FOLDS, Splits, make_splits
+from planning.splits import Splits, make_splits
+from planning.version import NewerFormatError
+
+REDEAL = "correct it, or delete it to have the folds dealt anew"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +80,7 @@ def update_fingerprint(
         raise UserError("no case could be measured:\n  " + "\n  ".join(failed.values()))
     subjects = {case.id: case.subject for case in dataset.cases}
     fingerprint = build_fingerprint(dataset.name, dataset.classes, measurements, subjects, hash_json(keys))
+    keep_newer(workspace.fingerprint, FORMAT_VERSION)
     write_json_if_changed(workspace.fingerprint, fingerprint.to_json())
     return fingerprint, measured, failed
 
@@ -98,7 +104,7 @@ def _measure(workspace: Workspace, dataset: Dataset, hashes: FileHashes, case: C
             kept = read_json(path)
             if kept["key"] == key:
                 return case_from_json(kept["measurement"]), key, False
-        except (UserError, KeyError, TypeError):
+        except (UserError, KeyError, TypeError, ValueError):
             pass  # measured again below
     image = load_image(workspace, case)
     labels = {source: load_labels(workspace, dataset, case, source) for source in case.labels}
@@ -151,7 +157,7 @@ def load_plans(workspace: Workspace) -> dict[str, Plan]:
     plans = {}
     for path in sorted((workspace.root / "plans").glob("*.json")):
         try:
-            plans[path.stem] = Plan.from_json(read_json(path))
+            plans[path.stem] = Plan.from_json(read_json(path, "Plan again, with cas_plan_and_preprocess."))
         except ValueError as error:
             raise UserError(f"{path}: {error}") from error
     if not plans:
@@ -170,6 +176,7 @@ def update_plans(
         except ValueError as error:
             raise UserError(f"{architecture}: {error}") from error
         plans[architecture] = plan
+        keep_newer(workspace.plan(architecture), PLAN_VERSION)
         if write_json_if_changed(workspace.plan(architecture), plan.to_json()):
             written.append(architecture)
     return plans, written
@@ -188,22 +195,21 @@ def update_splits(workspace: Workspace, dataset: Dataset) -> tuple[Splits, bool]
         persons.setdefault(case.person, set()).add(case.subject)
     try:
         if workspace.splits.is_file():
-            splits = Splits.from_json(read_json(workspace.splits))
+            splits = Splits.from_json(read_json(workspace.splits, f"{REDEAL.capitalize()}."))
             folds_now = [set(fold) for fold in splits.validation]
             together = all(any(names <= fold for fold in folds_now) for names in persons.values())
             if together and set(splits.subjects) == set().union(*persons.values()):
                 return splits, False
-        if len(persons) < FOLDS:
-            raise UserError(
-                f"{workspace.root}: {FOLDS} folds need at least {FOLDS} subjects with labels, there are {len(persons)}:"
-                " import more, or labels for more"
-            )
+        if not persons:
+            raise UserError(f"{workspace.root}: no case has labels: import some with cas_import --source NAME=DIR")
         dealt = make_splits({case.person: case.group for case in labelled})
         # One person under two names goes to one fold under both.
         folds = (sorted(name for person in fold for name in persons[person]) for fold in dealt.validation)
         splits = Splits(tuple(tuple(fold) for fold in folds), dealt.seed)
+    except NewerFormatError as error:
+        raise UserError(f"{workspace.splits}: {error}") from error
     except ValueError as error:
-        raise UserError(f"{workspace.splits}: {error}: correct it, or delete it to have the folds dealt anew") from error
+        raise UserError(f"{workspace.splits}: {error}: {REDEAL}") from error
     write_json(workspace.splits, splits.to_json())
     return splits, True
 

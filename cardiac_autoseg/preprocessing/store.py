@@ -7,7 +7,6 @@ run goes on, and a change redoes what depends on it and no more.
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,15 +20,16 @@ from numpy.typing import NDArray
 from cardiac_autoseg.data.index import Case, Dataset
 from cardiac_autoseg.data.load import load_image, load_labels, require_same_geometry
 from cardiac_autoseg.errors import UserError
-from cardiac_autoseg.files import atomic_path, hash_json, read_json, write_cache, write_json_if_changed
+from cardiac_autoseg.files import atomic_path, clear_unfinished, hash_json, read_json, write_cache, write_json_if_changed
+from cardiac_autoseg.locks import waiting
 from cardiac_autoseg.preprocessing.identity import FileHashes
 from cardiac_autoseg.preprocessing.matrices import resample_image, resample_labels, target_size
 from cardiac_autoseg.preprocessing.normalise import normalise
 from cardiac_autoseg.threads import available_cores
 from cardiac_autoseg.threads import in_threads as in_threads
+from cardiac_autoseg.versions import STORE_FORMAT, require_version
 from cardiac_autoseg.workspace import Workspace
-
-FORMAT_VERSION = 1
+from planning.typed import build, convert
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,17 @@ class Grid:
 
     spacing: tuple[float, float]
     clip_percentiles: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A case in ``index.json``: keys of image and labels, spacing (z, y, x) in mm and shape before, shape after."""
+
+    image: str
+    labels: dict[str, str]
+    original_spacing: tuple[float, float, float]
+    original_shape: tuple[int, int, int]
+    shape: tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -56,10 +67,12 @@ class PreprocessedStore:
         self.workspace = workspace
         path = workspace.preprocessed / "index.json"
         index = read_json(path, "Run cas_plan_and_preprocess first.")
+        require_version(index, STORE_FORMAT, path, "run cas_plan_and_preprocess again")
         try:
-            self.grid = Grid(tuple(index["spacing"]), tuple(index["clip_percentiles"]))
+            self.grid = build(Grid, {name: index[name] for name in ("spacing", "clip_percentiles")})
+            convert(dict[str, _Entry], index["cases"], "cases")
             self.keys: dict[str, dict[str, Any]] = index["cases"]
-        except (KeyError, TypeError) as error:
+        except (KeyError, ValueError) as error:
             raise UserError(f"{path} is not a whole index ({error}): run cas_plan_and_preprocess again") from error
 
     def image(self, case_id: str, mapped: bool = False) -> NDArray[np.float16]:
@@ -112,9 +125,12 @@ class PreprocessedStore:
         A mapped array stays what it is when the file is replaced, as this module does. A process has about 65,000 maps.
         """
         try:
+            array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+            if not isinstance(array, np.ndarray):
+                raise ValueError("it is a zip of arrays")
             # As a plain array, since slices of numpy's memmap class cost three times as much.
-            return np.asarray(np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False))
-        except (OSError, ValueError) as error:
+            return np.asarray(array)
+        except (OSError, ValueError, EOFError) as error:
             raise UserError(f"{path} cannot be read ({error}): run cas_plan_and_preprocess again") from error
 
 
@@ -132,6 +148,15 @@ def save_array(path: Path, array: NDArray[Any]) -> None:
     """Write an array as ``.npy``, atomically."""
     with atomic_path(path) as temporary, temporary.open("wb") as stream:
         np.save(stream, array)
+
+
+def is_whole_array(path: Path) -> bool:
+    """Whether an array that :func:`save_array` wrote is there, and as long as its header says; its values are not read."""
+    try:
+        np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return False
+    return True
 
 
 def preprocess(
@@ -202,7 +227,7 @@ def preprocess_labels(workspace: Workspace, dataset: Dataset, sources: Sequence[
 
 def _write_index(workspace: Workspace, grid: Grid, entries: dict[str, dict[str, Any]]) -> None:
     index = {
-        "format_version": FORMAT_VERSION,
+        "format_version": STORE_FORMAT,
         "spacing": grid.spacing,
         "clip_percentiles": grid.clip_percentiles,
         "cases": {case: entries[case] for case in sorted(entries)},
@@ -213,12 +238,10 @@ def _write_index(workspace: Workspace, grid: Grid, entries: dict[str, dict[str, 
 @contextmanager
 def _alone(workspace: Workspace) -> Iterator[None]:
     """Wait until no other process writes arrays, and clear the unfinished files that a killed one left behind."""
-    workspace.preprocessed.mkdir(parents=True, exist_ok=True)
-    with (workspace.preprocessed / ".lock").open("a") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        for folder in ("images", "labels"):
-            for leftover in (workspace.preprocessed / folder).rglob(".*.*"):
-                leftover.unlink()
+    with waiting(workspace.preprocessed / ".lock"):
+        for kind in ("images", "labels/*"):
+            for folder in workspace.preprocessed.glob(kind):
+                clear_unfinished(folder)
         yield
 
 
@@ -259,19 +282,19 @@ def _preprocess_case(
 def _image_key(workspace: Workspace, grid: Grid, hashes: FileHashes, case: Case) -> str:
     """What the preprocessed image of a case depends on."""
     content = hashes(workspace.resolve(case.image))
-    return hash_json([FORMAT_VERSION, grid.spacing, grid.clip_percentiles, content, case.image_frame])
+    return hash_json([STORE_FORMAT, grid.spacing, grid.clip_percentiles, content, case.image_frame])
 
 
 def _label_key(workspace: Workspace, dataset: Dataset, grid: Grid, hashes: FileHashes, case: Case, source: str) -> str:
     """What the preprocessed labels that ``source`` drew on a case depend on."""
     values, ref = sorted(dataset.sources[source].values.items()), case.labels[source]
     content = hashes(workspace.resolve(ref.path))
-    return hash_json([FORMAT_VERSION, grid.spacing, dataset.labels, values, content, ref.frame])
+    return hash_json([STORE_FORMAT, grid.spacing, dataset.labels, values, content, ref.frame])
 
 
 def _fits(path: Path, key: str) -> bool:
-    """Whether the array is there and was made with ``key``; the key is written after the array."""
+    """Whether the array is there, whole, and was made with ``key``; the key is written after the array."""
     try:
-        return path.is_file() and read_json(path.with_suffix(".json"))["key"] == key
+        return is_whole_array(path) and bool(read_json(path.with_suffix(".json"))["key"] == key)
     except (UserError, KeyError, TypeError):
         return False

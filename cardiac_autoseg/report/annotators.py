@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +80,6 @@ def write_page(
         "sources": sources_table(dataset),
         "first_color": REFERENCE_COLOR,
         "version": cardiac_autoseg.__version__,
-        "date": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
     }
     write_text(path, render("annotators.html", context))
     return path

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +158,6 @@ def _front(dataset: Dataset, results: Sequence[Result]) -> dict[str, Any]:
         "colors": colors,
         "reference_color": REFERENCE_COLOR,
         "version": cardiac_autoseg.__version__,
-        "date": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
     }
 
 
@@ -186,6 +184,12 @@ def _section(workspace: Workspace, dataset: Dataset, result: Result, with_pictur
     logs = {member.name: log for member in result.members if member.run and (log := read_log(member.run.folder))}
     if not logs:
         notes.append("There are no training curves: no log.jsonl belongs to this evaluation.")
+    steps = {member.name: member.run.number("step") for member in result.members if member.run}
+    notes += [
+        f"The training curves of {name} are not whole: its log.jsonl ends at step {log[-1].get('step')} of {steps[name]:.0f}."
+        for name, log in logs.items()
+        if steps[name] and log[-1].get("step") != steps[name]
+    ]
     agreement = {str(row["index"]): row for row in tables.limited(result)}
     if not agreement:
         notes.append("Agreement per patient is left out: fewer than two patients have both ED and ES.")

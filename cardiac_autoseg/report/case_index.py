@@ -6,7 +6,6 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -59,7 +58,6 @@ def write_case_index(path: Path, title: str, rows: Sequence[IndexRow]) -> None:
         "counts": [(status, counts[status]) for status in STATUSES],
         "pictures": any(row.thumbnail for row in rows),
         "version": cardiac_autoseg.__version__,
-        "date": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
     }
     write_text(path, render("case_index.html", context))
 

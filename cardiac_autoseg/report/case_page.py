@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -127,7 +126,6 @@ def write_case_page(path: Path, page: CasePage) -> None:
         "links": [(words, name, quote(name)) for words, name in page.links.items()],
         "curve": page.image.shape[0] > 1 and any(name in page.volumes for name in ("LV", "RV")),
         "version": cardiac_autoseg.__version__,
-        "date": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         "data": embedded(page_data(page)),
     }
     write_text(path, render("case.html", context))

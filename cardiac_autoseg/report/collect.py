@@ -19,6 +19,7 @@ from cardiac_autoseg.evaluation.summary import summarise
 from cardiac_autoseg.files import read_json
 from cardiac_autoseg.report.runs import RunState, read_runs
 from cardiac_autoseg.workspace import Workspace
+from planning.typed import build
 
 ARCHITECTURE_NAMES = {"unet": "U-Net", "attention_unet": "Attention U-Net", "enet": "ENet"}
 PHASES = ("ED", "ES")
@@ -104,25 +105,23 @@ def read_checked(path: Path) -> Evaluation:
     try:
         case_results(evaluation)
         usable = bool(evaluation.cases)
-    except (KeyError, TypeError) as error:
-        raise UserError(
-            f"{path} is not a complete evaluation (rows without {error}): make it again with cas_evaluate"
-        ) from error
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{path} is not a complete evaluation ({error}): make it again with cas_evaluate") from error
     if not usable:
         raise UserError(f"{path} has no scored case: make it again with cas_evaluate")
     return evaluation
 
 
 def case_results(evaluation: Evaluation) -> list[CaseResult]:
-    """The scores of each case, back from the rows of an evaluation; ``KeyError`` or ``TypeError`` on malformed rows."""
+    """The scores of each case, back from the rows of an evaluation; ``KeyError`` or ``ValueError`` on malformed rows."""
     metas: dict[str, CaseMeta] = {}
     structures: dict[str, list[StructureScore]] = {}
     levels: dict[str, list[LevelScore]] = {}
     for row in evaluation.cases:
-        metas[row["case_id"]] = CaseMeta(**_fields(CaseMeta, row))
-        structures.setdefault(row["case_id"], []).append(StructureScore(**_fields(StructureScore, row)))
+        metas[row["case_id"]] = build(CaseMeta, _fields(CaseMeta, row))
+        structures.setdefault(row["case_id"], []).append(build(StructureScore, _fields(StructureScore, row)))
     for row in evaluation.levels:
-        levels.setdefault(row["case_id"], []).append(LevelScore(**_fields(LevelScore, row)))
+        levels.setdefault(row["case_id"], []).append(build(LevelScore, _fields(LevelScore, row)))
     return [CaseResult(meta, tuple(structures[case_id]), tuple(levels.get(case_id, ()))) for case_id, meta in metas.items()]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +138,6 @@ def page(result: ComparisonResult, learning: LearningPart | None = None) -> dict
         "colors": [(name, structure_color(name, labels)) for name in ("LV", "MYO", "RV") if name in labels],
         "reference_color": REFERENCE_COLOR,
         "version": cardiac_autoseg.__version__,
-        "date": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
     }
 
 

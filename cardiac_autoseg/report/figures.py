@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -34,7 +35,9 @@ def plain(text: str) -> str:
 def svg(figure: Figure) -> str:
     """A figure as ``data:image/svg+xml;base64,…``; text becomes outlines, so no font is needed to show it."""
     stream = io.BytesIO()
-    figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    # The same figure gives the same bytes: no date, and no random names of its parts.
+    with rc_context({"svg.hashsalt": "cardiac_autoseg"}):
+        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     return "data:image/svg+xml;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import time
@@ -15,7 +14,9 @@ from typing import Any
 
 from cardiac_autoseg.data.index import load_dataset
 from cardiac_autoseg.errors import UserError
-from cardiac_autoseg.files import read_json
+from cardiac_autoseg.files import parse_json, read_json
+from cardiac_autoseg.locks import is_held
+from cardiac_autoseg.versions import STORE_FORMAT, require_run_version, require_version
 from cardiac_autoseg.workspace import RunKey, Workspace
 
 STALE_SECONDS = 30 * 60
@@ -56,6 +57,13 @@ class RunState:
         times = [value for value in stages.values() if isinstance(value, int | float)]
         return float(sum(times)) if times else None
 
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the run's results must know: what its data did not show, and its setbacks, in sentences."""
+        notes, setbacks = self.record.get("notes"), self.record.get("setbacks")
+        told = [entry.get("what") for entry in setbacks if isinstance(entry, dict)] if isinstance(setbacks, list) else []
+        return [note for note in (*(notes if isinstance(notes, list) else []), *told) if isinstance(note, str)]
+
     def to_json(self) -> dict[str, Any]:
         """JSON-ready values for ``cas_status --json``."""
         names = ("step", "steps", "val_dice", "slices_per_second")
@@ -67,6 +75,7 @@ class RunState:
             "seed": self.key.seed,
             "state": self.state,
             "problem": self.problem,
+            "notes": self.notes,
             **{name: self.number(name) for name in names},
             "seconds": self.seconds,
             "updated": self.record.get("updated"),
@@ -88,7 +97,7 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     lines: list[dict[str, Any]] = []
     for line in text.splitlines():
         try:
-            values = json.loads(line)
+            values = parse_json(line)
         except ValueError:
             continue
         if isinstance(values, dict):
@@ -130,9 +139,15 @@ def read_run(key: RunKey, folder: Path, now: float | None = None) -> RunState:
         return RunState(key, folder, "broken", {}, str(error))
     if not isinstance(record, dict) or not isinstance(record.get("status"), str):
         return RunState(key, folder, "broken", {}, f"{folder / 'run.json'} is not a run record")
+    try:
+        require_run_version(record, folder / "run.json")
+    except UserError as error:
+        return RunState(key, folder, "broken", {}, str(error))
     status = record["status"]
     if status in UNDER_WAY:
-        return RunState(key, folder, "running" if _alive(record, folder, now) else "interrupted", record)
+        # The lock knows better than the clock, which may have jumped; of other machines it does not at the first look.
+        alive = is_held(folder / ".lock", certain=True) or _alive(record, folder, now)
+        return RunState(key, folder, "running" if alive else "interrupted", record)
     return RunState(key, folder, status, record, str(record.get("error") or "") if status == "failed" else "")
 
 
@@ -201,8 +216,12 @@ def _preprocessing(workspace: Workspace) -> dict[str, Any]:
     index = workspace.preprocessed / "index.json"
     if index.is_file():
         try:
-            entries = dict(read_json(index)["cases"])
-        except (UserError, KeyError, TypeError, ValueError) as error:
+            values = read_json(index)
+            require_version(values, STORE_FORMAT, index, "run cas_plan_and_preprocess again")
+            entries = dict(values["cases"])
+        except UserError as error:
+            problem = str(error)
+        except (KeyError, TypeError, ValueError) as error:
             problem = f"{index} is broken ({error}): run cas_plan_and_preprocess again"
     sources = Counter(source for entry in entries.values() for source in _labels_of(entry))
     return {

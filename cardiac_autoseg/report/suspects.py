@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +14,7 @@ from numpy.typing import NDArray
 
 import cardiac_autoseg
 from cardiac_autoseg.annotation.suspects import KINDS, Suspect, rank_cases
+from cardiac_autoseg.csv_text import csv_text
 from cardiac_autoseg.data.index import Case, Dataset
 from cardiac_autoseg.data.load import load_image, load_labels
 from cardiac_autoseg.errors import UserError
@@ -30,6 +28,7 @@ from cardiac_autoseg.report.words import PHASE_NAMES, number
 from cardiac_autoseg.workspace import Workspace
 
 Labels = NDArray[np.uint8]
+FORMAT_VERSION = 1
 SHOWN_CASES = 10
 LISTED = 100
 COLUMNS = ("rank", "case", "subject", "phase", "slice", "level", "structure", "kind", "score", "case_score", "words")
@@ -69,15 +68,12 @@ def write_suspects(
     dataset.labelled(source)
     page = output if output.suffix == ".html" else output / "suspects.html"
     rows = [_row(rank, suspect) for rank, suspect in enumerate(suspects, start=1)]
-    table = io.StringIO()
-    writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(page.with_suffix(".csv"), table.getvalue())
+    write_text(page.with_suffix(".csv"), csv_text([COLUMNS, *([row[name] for name in COLUMNS] for row in rows)]))
     simulated = dataset.sources[source].simulated
     cases = rank_cases(suspects)
     runs = sorted({str(run.folder.relative_to(workspace.root)) for suspect in suspects for run in suspect.runs})
     record = {
+        "format_version": FORMAT_VERSION,
         "source": source,
         "simulated": simulated,
         "runs": runs,
@@ -103,7 +99,6 @@ def write_suspects(
         "runs": runs,
         "files": f"{page.stem}.csv and {page.stem}.json",
         "version": cardiac_autoseg.__version__,
-        "date": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
     }
     write_text(page, render("suspects.html", context))
     return page

@@ -234,7 +234,7 @@ def provenance_table(results: Sequence[Result]) -> Table:
     for result in results:
         for member in result.members:
             if member.run is None:
-                rows.append((member.name, *[MISSING] * 9))
+                rows.append((member.name, *[MISSING] * 10))
                 continue
             run, record = member.run, member.run.record
             hashes = [str(record.get(f"{name}_hash") or MISSING)[:8] for name in ("plan", "splits", "data")]
@@ -249,9 +249,10 @@ def provenance_table(results: Sequence[Result]) -> Table:
                     str(record.get("version") or MISSING),
                     _pairs(record.get("hardware")),
                     _pairs(record.get("overrides")),
+                    "; ".join(run.notes) or MISSING,
                 )
             )
-    head = ("run", "steps", "time", "slices/s", "plan", "folds", "data", "version", "hardware", "overrides")
+    head = ("run", "steps", "time", "slices/s", "plan", "folds", "data", "version", "hardware", "overrides", "notes")
     return Table(head, tuple(rows), 1)
 
 
@@ -273,7 +274,7 @@ def _ordered(result: Result) -> list[dict[str, Any]]:
 
 def limited(result: Result) -> list[dict[str, Any]]:
     """The indices with limits of agreement, that is with two patients or more."""
-    return [row for row in result.evaluation.agreement if row.get("sd") is not None]
+    return [row for row in result.evaluation.agreement if row.get("sd") is not None and row["bias"] is not None]
 
 
 def _bias(result: Result, index: str) -> str:
@@ -284,4 +285,5 @@ def _bias(result: Result, index: str) -> str:
 def _pairs(values: Any) -> str:
     if not isinstance(values, dict) or not values:
         return MISSING
-    return ", ".join(f"{name} {value}" for name, value in values.items())
+    # The report may be passed on, and the name of a machine tells whose it is.
+    return ", ".join(f"{name} {value}" for name, value in values.items() if name != "host")

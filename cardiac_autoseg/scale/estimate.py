@@ -21,10 +21,12 @@ from cardiac_autoseg.training.host_augmentation import augment_on_host
 from cardiac_autoseg.training.losses import LOSSES, deep_supervision
 from cardiac_autoseg.training.recipe import Recipe
 from cardiac_autoseg.training.weights import placed, update_average
+from cardiac_autoseg.versions import has_version
 from cardiac_autoseg.workspace import Workspace
 from planning.plan import Plan
 from planning.splits import Splits
 
+FORMAT_VERSION = 1
 START_SECONDS = 8.0
 """Starting Python and torch, and reading the data."""
 VALIDATION_SECONDS = 0.5
@@ -85,14 +87,16 @@ def _measured(workspace: Workspace, plan: Plan, slot: Slot) -> float:
     """Slices per second of a training step, kept in the workspace; raises :class:`UserError` without the device."""
     name = f"{plan.architecture}, {slot.kind}"
     try:
-        known = dict(read_json(workspace.speeds))
-    except (UserError, TypeError, ValueError):
+        known = read_json(workspace.speeds)
+    except UserError:
         known = {}
+    if not has_version(known, FORMAT_VERSION, absent=1):
+        known = {}  # measured anew
     entry = known.get(name)
     if not isinstance(entry, dict) or entry.get("plan_hash") != plan.hash():
         speed = measure_speed(plan, slot, MEASURE_SECONDS)
         entry = {"slices_per_second": round(speed, 2), "plan_hash": plan.hash()}
-        write_json(workspace.speeds, known | {name: entry})
+        write_json(workspace.speeds, {"format_version": FORMAT_VERSION, **known, name: entry})
     return float(entry["slices_per_second"])
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
-import fcntl
 import json
 import os
 import shlex
@@ -16,14 +15,15 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
 
 from cardiac_autoseg.errors import UserError
 from cardiac_autoseg.files import read_json
+from cardiac_autoseg.locks import Lock, is_held, try_lock
 from cardiac_autoseg.report.runs import CONSOLE, console_tail
 from cardiac_autoseg.scale.devices import Slot
-from cardiac_autoseg.scale.matrix import CLAIM, Job, Matrix, is_locked
+from cardiac_autoseg.scale.matrix import CLAIM, Job, Matrix
 from cardiac_autoseg.training.record import Record, locked
+from cardiac_autoseg.versions import require_run_version
 from cardiac_autoseg.workspace import Workspace
 
 Commands = Callable[[Job, Slot], list[list[str]]]
@@ -73,7 +73,7 @@ class Work:
 
     job: Job
     slot: Slot
-    claim: IO[str]
+    claim: Lock
     todo: list[list[str]]
     started: float
     process: subprocess.Popen[bytes] | None = None
@@ -135,11 +135,12 @@ def _start_jobs(progress: Progress, slots: Sequence[Slot], commands: Commands, l
         free.remove(work.slot)
     while free and progress.queue:
         job = progress.queue.pop(0)
-        claim = _claim(job.folder)
+        claim = try_lock(job.folder / CLAIM)
         # Looked at only now that it is ours: another scheduler may have finished it meanwhile.
         now = look(job, True) if claim else dataclasses.replace(job, state="elsewhere")
         if claim is None or now.state in ("done", "elsewhere"):
-            _release(claim)
+            if claim:
+                claim.release()
             (progress.done if now.state == "done" else progress.elsewhere).append(now)
             report(now.state, now, _result(now) if now.state == "done" else "")
             continue
@@ -176,7 +177,7 @@ def _advance(progress: Progress, work: Work, look: Look, report: Report) -> None
         return
     progress.active.remove(work)
     now = look(work.job, True)
-    _release(work.claim)
+    work.claim.release()
     if now.state == "done" and code == 0:
         progress.done.append(now)
         report("done", now, _result(now))
@@ -218,30 +219,13 @@ def _stop_all(progress: Progress) -> None:
             _signal(process, signal.SIGKILL)
             process.wait()
     for work in progress.active:
-        _release(work.claim)
+        work.claim.release()
 
 
 def _signal(process: subprocess.Popen[bytes], number: int) -> None:
     """Send a signal to a process and its children, unless it has ended."""
     if process.poll() is None:
         os.killpg(process.pid, number)
-
-
-def _claim(folder: Path) -> IO[str] | None:
-    """The claim on a run's folder, or None if another scheduler holds it. It goes with this process."""
-    folder.mkdir(parents=True, exist_ok=True)
-    stream = (folder / CLAIM).open("a")
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        stream.close()
-        return None
-    return stream
-
-
-def _release(claim: IO[str] | None) -> None:
-    if claim:
-        claim.close()
 
 
 def _reason(code: int, folder: Path) -> str:
@@ -258,9 +242,11 @@ def _reason(code: int, folder: Path) -> str:
 def _mark_failed(folder: Path, text: str) -> None:
     """Write into the run's record, if it has one, that it failed and why."""
     try:
-        if (folder / "run.json").is_file() and not is_locked(folder / ".lock"):
+        if (folder / "run.json").is_file() and not is_held(folder / ".lock"):
             with locked(folder):
-                Record(folder, read_json(folder / "run.json")).update(status="failed", error=text, pid=None)
+                values = read_json(folder / "run.json")
+                require_run_version(values, folder / "run.json")
+                Record(folder, values).update(status="failed", error=text, pid=None)
     except UserError:
         pass  # unreadable, or somebody else's by now
 

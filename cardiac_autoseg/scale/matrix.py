@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import json
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,9 @@ from typing import Any
 from cardiac_autoseg.annotation.sources import parse_gt
 from cardiac_autoseg.data.index import Dataset, load_dataset
 from cardiac_autoseg.errors import UserError
+from cardiac_autoseg.files import parse_json
 from cardiac_autoseg.inference.external import is_scored
+from cardiac_autoseg.locks import is_held
 from cardiac_autoseg.report.runs import CONSOLE, read_run
 from cardiac_autoseg.training.inputs import fold_cases, load_inputs, load_plan, load_splits
 from cardiac_autoseg.training.losses import LOSSES
@@ -128,7 +129,7 @@ def find_job(workspace: Workspace, key: RunKey, steps: int, reference: str | Non
     ``claimed``: whether the caller holds the claim on it.
     """
     folder = workspace.run(key)
-    if (not claimed and is_locked(folder / CLAIM)) or is_locked(folder / ".lock"):
+    if (not claimed and is_held(folder / CLAIM)) or is_held(folder / ".lock"):
         return Job(key, folder, steps, "elsewhere", last_step(folder))
     if not (folder / "run.json").is_file():
         return Job(key, folder, steps, "failed" if (folder / CONSOLE).is_file() else "missing")
@@ -137,18 +138,6 @@ def find_job(workspace: Workspace, key: RunKey, steps: int, reference: str | Non
     done = done and all(is_scored(workspace, folder, name) for name in workspace.tests())
     state = "done" if done else "failed" if run.state in ("failed", "broken") else "interrupted"
     return Job(key, folder, steps, state, int(run.number("step") or 0))
-
-
-def is_locked(path: Path) -> bool:
-    """Whether a living process holds the lock file ``path``."""
-    try:
-        with path.open("rb") as stream:
-            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
 
 
 def last_entry(folder: Path) -> dict[str, Any]:
@@ -161,7 +150,7 @@ def last_entry(folder: Path) -> dict[str, Any]:
         return {}
     for line in reversed(lines):
         try:
-            entry = json.loads(line)
+            entry = parse_json(line)
         except ValueError:
             continue
         if isinstance(entry, dict):

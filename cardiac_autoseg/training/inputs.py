@@ -88,6 +88,11 @@ def fold_cases(
         train_subjects, val_subjects = set(splits.train(key.fold)), set(splits.val(key.fold))
     except ValueError as error:
         raise UserError(str(error)) from error
+    if not train_subjects:
+        raise UserError(
+            f"fold {key.fold} trains on nobody, as there is no subject but the one that it validates on: train fold all, or"
+            " import more and run cas_plan_and_preprocess"
+        )
     labelled = {
         source: [case for case in dataset.labelled(source) if case.subject in train_subjects and store.has(case.id, source)]
         for source in wanted.sources
@@ -100,16 +105,28 @@ def fold_cases(
     everything = sum(case.subject in (train_subjects if wanted.subjects is None else chosen) for case in dataset.cases)
     for source, ids in training.items():
         if not ids:
-            raise UserError(
-                f"source {source!r} has no preprocessed case to train on in fold {key.fold}: run cas_plan_and_preprocess"
-                + (", or ask for more subjects" if wanted.subjects is not None else "")
-            )
+            raise UserError(_nothing(dataset, source, train_subjects, key))
         if len(ids) < everything:
             report(f"source {source!r} covers {len(ids)} of {of} {everything} training cases; training on those")
     validation = tuple(
         case.id for case in dataset.cases if case.subject in val_subjects and case.id in store.keys and case.labels
     )
     return FoldCases(wanted, training, validation, len(chosen))
+
+
+def _nothing(dataset: Dataset, source: str, subjects: set[str], key: RunKey) -> str:
+    """Why a source has nothing to train on in a fold, and what to do."""
+    drawn = {case.subject for case in dataset.labelled(source)}
+    if not drawn:
+        return f"source {source!r} has no labels on any case: add them with cas_import --source {source}=DIR"
+    if not drawn & subjects:
+        return (
+            f"source {source!r} has labels on none of the {len(subjects)} subjects that fold {key.fold} trains on, but on"
+            f" {len(drawn)} that it validates on: take another fold, or fold all"
+        )
+    if "@" in key.gt:
+        return f"source {source!r} has no preprocessed case of the chosen subjects in fold {key.fold}: ask for more subjects"
+    return f"source {source!r} has no preprocessed case to train on in fold {key.fold}: run cas_plan_and_preprocess"
 
 
 def _first(dataset: Dataset, subjects: set[str], covered: set[str], count: int, key: RunKey) -> set[str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import math
+import gc
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +21,17 @@ from cardiac_autoseg.errors import UserError
 from cardiac_autoseg.networks import build_network
 from cardiac_autoseg.training.annotators import TRUTH, Annotators
 from cardiac_autoseg.training.augmentation import apply, draw
-from cardiac_autoseg.training.checkpoints import load_state, save_state, write_tensors
+from cardiac_autoseg.training.checkpoints import write_tensors
 from cardiac_autoseg.training.host_augmentation import augment_on_host
+from cardiac_autoseg.training.log import log_entry, overlap_counts, require_number
 from cardiac_autoseg.training.losses import LOSSES, deep_supervision
+from cardiac_autoseg.training.parts import Part, part_at, to_json
 from cardiac_autoseg.training.progress import progress_figure
 from cardiac_autoseg.training.recipe import Recipe
 from cardiac_autoseg.training.record import Record, append_log, cut_log
 from cardiac_autoseg.training.sampling import SliceBank, draw_centres, draw_slices, step_generator
+from cardiac_autoseg.training.setbacks import Setback, after, all_finite, broken_volume, out_of_memory
+from cardiac_autoseg.training.state import ANCHOR, STATE, State, anchor_every, held, trained_together
 from cardiac_autoseg.training.weights import placed, update_average
 from cardiac_autoseg.workspace import RunKey
 from planning.plan import Plan
@@ -36,22 +42,6 @@ LOG_EVERY = 50
 
 class Interrupted(Exception):  # noqa: N818
     """Training was asked to stop; its state is saved."""
-
-
-@dataclass
-class State:
-    """What changes while training; ``annotators`` are the confusions of several, None for one."""
-
-    network: nn.Module
-    average: dict[str, Tensor]
-    annotators: Annotators | None
-    optimiser: torch.optim.AdamW
-    step: int = 0
-
-    @property
-    def trained(self) -> nn.Module:
-        """All that the optimiser changes."""
-        return trained_together(self.network, self.annotators)
 
 
 @dataclass
@@ -70,40 +60,76 @@ class Run:
     """The sources that have a confusion layer, as the bank numbers them; empty for a run on one source."""
     checkpoint_minutes: float
     quiet: bool
+    parts: list[Part] = field(default_factory=list)
+    """How the steps are made; by default all alike, in whole batches."""
+    report: Callable[[str], None] = lambda _: None
+    watch: Callable[[dict[str, Any]], None] = lambda _: None
+    """Told every line of the log."""
+    until: int | None = None
+    """The step to stop after, with nothing saved, where it is not the last."""
+    gives_in: bool = True
+    """Whether to go back after a setback, or to raise it."""
+
+    def __post_init__(self) -> None:
+        self.parts = self.parts or [Part(0, self.plan.batch, 1.0, {})]
 
     def loop(self, stop: threading.Event) -> None:
-        """Train to the last step, saving by time; raises :class:`Interrupted` when ``stop`` is set, with the state saved."""
+        """Train to the last step, saving by time; raises :class:`Interrupted` when ``stop`` is set, with the state saved.
+
+        After a setback (see setbacks.py) it goes back, and on otherwise; raises :class:`UserError` when that does not help.
+        """
+        while True:
+            try:
+                # In a thread of its own: when memory runs out in one, torch keeps the broken backward pass there, and oneDNN
+                # makes no more code in it.
+                with ThreadPoolExecutor(1) as thread:
+                    return thread.submit(self.attempt, stop).result()
+            except Setback as setback:
+                if not self.gives_in:
+                    raise
+                # A copy, as the exception keeps the memory of the failed attempt alive.
+                problem = Setback(setback.why, setback.step, setback.memory)
+            gc.collect()
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            self.go_back(problem)
+
+    def attempt(self, stop: threading.Event) -> None:
+        """The loop, from the newest state that holds; raises :class:`Setback` when a step fails."""
         state = self.start()
         log = cut_log(self.folder / "log.jsonl", state.step)
         first, started = state.step, time.perf_counter()
-        saved = started
-        sums = torch.zeros(2 + 2 * (len(self.plan.classes) - 1), device=self.device)
-        # A terminal is redrawn, a log file gets a line now and then.
+        saved, last, anchors = started, self.until or self.steps, anchor_every(self.steps, LOG_EVERY)
+        with self.bar(first, last) as bar:
+            while state.step < last:
+                self.advance(state)
+                bar.update()
+                if state.step % LOG_EVERY == 0 or state.step == self.steps:
+                    speed = (state.step - first) * self.plan.batch / (time.perf_counter() - started)
+                    entry = log_entry(state, log, self.rate(state.step - 1), speed)
+                    append_log(self.folder / "log.jsonl", entry)
+                    log.append(entry)
+                    self.watch(entry)
+                    text = f"loss {entry['loss']:.3f}, Dice {entry['dice']:.3f}, {entry['slices_per_second']:.0f} slices/s"
+                    bar.set_postfix_str(text, refresh=False)
+                if state.step % anchors == 0 and state.step < last and self.gives_in:
+                    self.keep(state, ANCHOR)
+                if stop.is_set() or time.perf_counter() - saved > 60 * self.checkpoint_minutes:
+                    self.save(state, log, time.perf_counter() - saved)
+                    saved = time.perf_counter()
+                    if stop.is_set():
+                        self.record.update(status="interrupted")
+                        raise Interrupted
+        if last == self.steps:
+            self.save(state, log, time.perf_counter() - saved, final=True)
+
+    def bar(self, first: int, last: int) -> tqdm[Any]:
+        """The progress bar: a terminal is redrawn, a log file gets a line now and then."""
         pause = 1.0 if sys.stderr.isatty() else 30.0
-        bar = tqdm(total=self.steps, initial=first, disable=self.quiet, unit="step", mininterval=pause, maxinterval=pause)
-        while state.step < self.steps:
-            sums += self.step(state)
-            state.step += 1
-            bar.update()
-            if state.step % LOG_EVERY == 0 or state.step == self.steps:
-                entry = self.log_entry(state, sums, (state.step - first) * self.plan.batch / (time.perf_counter() - started))
-                append_log(self.folder / "log.jsonl", entry)
-                log.append(entry)
-                sums.zero_()
-                text = f"loss {entry['loss']:.3f}, Dice {entry['dice']:.3f}, {entry['slices_per_second']:.0f} slices/s"
-                bar.set_postfix_str(text, refresh=False)
-            if stop.is_set() or time.perf_counter() - saved > 60 * self.checkpoint_minutes:
-                self.save(state, log, time.perf_counter() - saved)
-                saved = time.perf_counter()
-                if stop.is_set():
-                    self.record.update(status="interrupted")
-                    bar.close()
-                    raise Interrupted
-        bar.close()
-        self.save(state, log, time.perf_counter() - saved, final=True)
+        return tqdm(total=last, initial=first, disable=self.quiet, unit="step", mininterval=pause, maxinterval=pause)
 
     def start(self) -> State:
-        """The state to go on from: the checkpoint's, or a fresh network drawn from the seed."""
+        """The state to go on from: the newest that holds, or a fresh network drawn from the seed."""
         torch.manual_seed(self.key.seed)
         network = placed(build_network(self.plan), self.device)
         average = {name: value.detach().clone() for name, value in network.state_dict().items()}
@@ -119,34 +145,94 @@ class Run:
             weight_decay=self.recipe.weight_decay,
             fused=True,
         )
-        state = State(network.train(), average, layer, optimiser)
-        path = self.folder / "state.safetensors"
-        if path.is_file():
-            state.step = int(load_state(path, state.trained, average, optimiser)["step"])
+        sums = torch.zeros(2 + 2 * (len(self.plan.classes) - 1), device=self.device)
+        state = State(network.train(), average, layer, optimiser, sums)
+        if found := held(self.folder, self.setbacks):
+            state.load(self.folder / max(found, key=lambda name: found[name]))
         return state
 
+    @property
+    def setbacks(self) -> list[dict[str, Any]]:
+        """The setbacks that the run has had, as its record has them."""
+        return list(self.record.values.get("setbacks", []))
+
+    def go_back(self, setback: Setback) -> None:
+        """Write into the record where the run goes back to after ``setback``, and how it goes on from there.
+
+        Nothing else is changed: states of the failed attempt do not hold from here on.
+        """
+        back_to = held(self.folder, self.setbacks).get(ANCHOR, 0)
+        try:
+            if not setback.memory and (broken := broken_volume(self.bank, len(self.plan.classes))):
+                raise UserError(f"{setback.why}: {broken}; delete that file and run cas_plan_and_preprocess again")
+            self.parts, told = after(setback, self.parts, self.setbacks, back_to)
+        except UserError as error:
+            self.record.update(status="failed", step=setback.step, error=str(error), pid=None)
+            raise
+        entry = {"at": setback.step, "back_to": back_to, "memory": setback.memory, "what": told}
+        self.record.update(setbacks=[*self.setbacks, entry], parts=to_json(self.parts), step=back_to)
+        self.report(told)
+
+    def advance(self, state: State) -> None:
+        """One step; raises :class:`Setback` when memory runs out, and on a CPU at once when the loss is no number.
+
+        A GPU would have to be waited for: there the next line of the log tells.
+        """
+        threads = part_at(self.parts, state.step).threads
+        if threads and threads != torch.get_num_threads():
+            torch.set_num_threads(threads)
+        try:
+            state.sums += self.step(state)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            told = (str(error) or type(error).__name__).splitlines()[0][:120]
+            raise Setback(f"memory ran out at step {state.step} ({told})", state.step, memory=True) from None
+        except IndexError as error:
+            raise Setback(f"step {state.step} failed ({error})", state.step) from None
+        if state.first is None and state.step == 0:
+            state.first = float(state.sums[0])
+        state.step += 1
+        if self.device.type == "cpu":
+            require_number(float(state.sums[0]), state.step)
+
     def step(self, state: State) -> Tensor:
-        """One optimiser step; returns [loss, 1, overlap per class …, size per class …] for the log, on the device."""
-        plan, step = self.plan, state.step
-        images, labels, who = self.batch(step)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=uses_bfloat16(self.device)):
-            logits: list[Tensor] = state.network(images.contiguous(memory_format=torch.channels_last))
-        if state.annotators is None:
-            loss = deep_supervision(LOSSES[self.key.loss], logits, labels, step / self.steps)
-        else:
-            seen, trace = state.annotators(logits, who.to(self.device))
-            loss = deep_supervision(LOSSES[self.key.loss], seen, labels, step / self.steps)
-            loss = loss + self.recipe.annotator_trace * trace
-        for group in state.optimiser.param_groups:
-            group["lr"] = self.recipe.learning_rate(plan.learning_rate, step, self.steps)
+        """One optimiser step; returns [loss, 1, overlap per class …, size per class …] for the log, on the device.
+
+        Where the part of the run says so, the batch goes through the network in pieces, and their gradients are summed.
+        """
+        step, size = state.step, part_at(self.parts, state.step).micro_batch
+        batch = self.batch(step)
         state.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        pieces = zip(*(whole.split(size) for whole in batch), strict=True)
+        sums = torch.stack([self.piece(state, *piece) for piece in pieces]).sum(0)
+        for group in state.optimiser.param_groups:
+            group["lr"] = self.rate(step)
         nn.utils.clip_grad_norm_(state.trained.parameters(), self.recipe.clip)
         state.optimiser.step()
         update_average(state.average, state.network, self.recipe.ema_decay(step, self.steps))
+        return sums
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step."""
+        return part_at(self.parts, step).rate * self.recipe.learning_rate(self.plan.learning_rate, step, self.steps)
+
+    def piece(self, state: State, images: Tensor, labels: Tensor, who: Tensor) -> Tensor:
+        """Add a piece's share of the loss to the gradients; returns its share of what :meth:`step` returns."""
+        share, progress = len(images) / self.plan.batch, state.step / self.steps
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=uses_bfloat16(self.device)):
+            logits: list[Tensor] = state.network(images.contiguous(memory_format=torch.channels_last))
+        if state.annotators is None:
+            loss = deep_supervision(LOSSES[self.key.loss], logits, labels, progress)
+        else:
+            seen, trace = state.annotators(logits, who.to(self.device))
+            loss = deep_supervision(LOSSES[self.key.loss], seen, labels, progress)
+            loss = loss + self.recipe.annotator_trace * trace
+        loss = share * loss
+        loss.backward()
         # For a curve every second pixel is enough, and takes a quarter of the time.
         counts = overlap_counts(logits[0].detach()[..., ::2, ::2], labels[:, ::2, ::2])
-        return torch.cat((torch.stack((loss.detach(), loss.new_ones(()))), counts))
+        return torch.cat((torch.stack((loss.detach(), loss.new_full((), share))), counts))
 
     def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """Augmented images (B, 1, h, w), labels (B, h, w) and annotators (B,), on the CPU, of a step.
@@ -166,51 +252,28 @@ class Run:
             return images.to(self.device), labels.to(self.device), who
         return *apply(draw(self.recipe.policy, plan.batch, generator), images, labels, centres, plan.patch), who
 
-    def log_entry(self, state: State, sums: Tensor, speed: float) -> dict[str, Any]:
-        """One line of the log, from the sums since the last; raises :class:`UserError` when the training has diverged."""
-        values = sums.tolist()
-        loss, (overlap, size) = values[0] / values[1], (values[2 : (len(values) + 2) // 2], values[(len(values) + 2) // 2 :])
-        if not math.isfinite(loss):
-            self.record.update(status="failed", step=state.step)
-            raise UserError(f"the loss became {loss} before step {state.step}: try a lower learning rate, or another --loss")
-        dice = [2 * both / total for both, total in zip(overlap, size, strict=True) if total > 0]
-        return {
-            "step": state.step,
-            "loss": round(loss, 5),
-            "lr": self.recipe.learning_rate(self.plan.learning_rate, state.step - 1, self.steps),
-            "dice": round(sum(dice) / max(1, len(dice)), 5),
-            "slices_per_second": round(speed, 1),
-        }
+    def keep(self, state: State, name: str) -> None:
+        """Save the state as ``name`` in the run's folder; raises :class:`Setback` if the last step has spoiled it."""
+        if not all_finite(state.trained.state_dict()):
+            raise Setback(f"the weights became infinite before step {state.step}", state.step)
+        state.save(self.folder / name, len(self.setbacks))
 
     def save(self, state: State, log: list[dict[str, Any]], seconds: float, final: bool = False) -> None:
-        """Write the state, or the final weights, then the record and the picture of the curves."""
+        """Write the state, or the final weights, the record and the picture of the curves."""
         if final:
+            if not all_finite(state.average):
+                raise Setback(f"the weights became infinite before step {state.step}", state.step)
             if state.annotators is not None:
                 # Rows: what the network takes for the truth; columns: what the annotator called it.
                 matrices = state.annotators.confusions().cpu().numpy().round(4).tolist()
                 self.record.update(annotators=dict(zip(self.annotators, matrices, strict=True)))
-            write_tensors(self.folder / "model.safetensors", state.average, {"step": state.step})
         else:
-            save_state(
-                self.folder / "state.safetensors", state.trained, state.average, state.optimiser, {"step": state.step}
-            )
+            self.keep(state, STATE)
         self.record.add_seconds("train", seconds)
         speed = log[-1]["slices_per_second"] if log else None
         self.record.update(step=state.step, slices_per_second=speed)
         if log:
             progress_figure(log, self.folder / "progress.png")
-
-
-def trained_together(network: nn.Module, annotators: Annotators | None) -> nn.Module:
-    """The network, with the annotators' confusions where there are any."""
-    return network if annotators is None else nn.ModuleDict({"network": network, "annotators": annotators})
-
-
-@torch.no_grad()
-def overlap_counts(logits: Tensor, labels: Tensor) -> Tensor:
-    """[overlap of each foreground class …, predicted plus labelled pixels of each …] of a batch."""
-    classes = logits.shape[1]
-    # On CPUs max is much faster than argmax.
-    predicted = logits.max(dim=1).indices
-    joint = torch.bincount((predicted * classes + labels).flatten(), minlength=classes**2).view(classes, classes).float()
-    return torch.cat((joint.diagonal()[1:], (joint.sum(0) + joint.sum(1))[1:]))
+        if final:
+            # Last, as a run that has its weights is not trained any further.
+            write_tensors(self.folder / "model.safetensors", state.average, {"step": state.step})

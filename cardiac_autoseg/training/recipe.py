@@ -85,7 +85,10 @@ def _like(current: Any, value: Any, name: str) -> Any:
             numbers = tuple(float(item) for item in value)
             if len(numbers) != len(current):
                 raise ValueError(f"expected {len(current)} numbers")
-            return numbers
-        return type(current)(value)
+        else:
+            numbers = (type(current)(value),)
+        if not all(map(math.isfinite, numbers)):
+            raise ValueError("expected finite numbers")
+        return numbers if isinstance(current, tuple) else numbers[0]
     except (TypeError, ValueError) as error:
         raise UserError(f"recipe value {name}={value!r} does not fit ({error}); its default is {current!r}") from error

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,10 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from cardiac_autoseg.errors import UserError
-from cardiac_autoseg.files import read_json, write_json, write_text
+from cardiac_autoseg.files import clear_unfinished, naming, parse_json, read_json, write_json, write_text
+from cardiac_autoseg.locks import refusing
+from cardiac_autoseg.versions import RUN_FORMAT, require_run_version
 
 
 @dataclass
@@ -44,8 +42,12 @@ def open_record(folder: Path, identity: dict[str, Any]) -> Record:
     """
     path = folder / "run.json"
     if not path.is_file():
-        return Record(folder, {**identity, "status": "new", "step": 0, "started": now(), "val_dice": None})
+        return Record(
+            folder,
+            {"format_version": RUN_FORMAT, **identity, "status": "new", "step": 0, "started": now(), "val_dice": None},
+        )
     values = read_json(path, "Delete the run's folder, or start anew with --restart.")
+    require_run_version(values, path)
     changed = [name for name in identity if values.get(name) != identity[name]]
     if changed:
         details = "; ".join(f"{name}: {values.get(name)} then, {identity[name]} now" for name in changed)
@@ -56,15 +58,8 @@ def open_record(folder: Path, identity: dict[str, Any]) -> Record:
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold the run for this process; raises :class:`UserError` if another one has it. The lock dies with its process."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UserError(f"{folder} is being trained by another process: wait for it, or stop it") from error
-        # Unfinished files of a killed process, such as ".state.x1y2z3.safetensors"; nobody else writes here now.
-        for leftover in folder.glob(".*.*"):
-            leftover.unlink()
+    with refusing(folder / ".lock", f"{folder} is being trained"):
+        clear_unfinished(folder)
         yield
 
 
@@ -73,36 +68,26 @@ def cut_log(path: Path, step: int) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            entry = json.loads(line)
-        except ValueError:
+            entry = parse_json(line)
+            if entry["step"] <= step:
+                kept.append(entry)
+        except (ValueError, TypeError, KeyError):
             break
-        if entry["step"] <= step:
-            kept.append(entry)
     write_text(path, "".join(json.dumps(entry) + "\n" for entry in kept))
     return kept
 
 
 def append_log(path: Path, entry: dict[str, Any]) -> None:
     """Add one line to ``log.jsonl``."""
-    with path.open("a", encoding="utf-8") as stream:
+    with naming(path), path.open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(entry) + "\n")
+        stream.flush()
+        # Else a state that is saved next could survive a power cut that its log does not.
+        os.fsync(stream.fileno())
 
 
 def now() -> str:
     """The time, UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def hardware(device: torch.device) -> dict[str, Any]:
-    """What the run ran on."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    return {
-        "device": str(device),
-        "host": platform.node(),
-        "name": name,
-        "threads": torch.get_num_threads(),
-        "cores": os.cpu_count(),
-        "torch": torch.__version__,
-    }

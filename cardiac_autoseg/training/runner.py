@@ -4,115 +4,177 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import platform
 import shutil
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from cardiac_autoseg import __version__
-from cardiac_autoseg.annotation.sources import scoring_source
 from cardiac_autoseg.device import pick_device
 from cardiac_autoseg.errors import UserError
 from cardiac_autoseg.files import write_json
 from cardiac_autoseg.preprocessing.store import PreprocessedStore
 from cardiac_autoseg.training.annotators import TRUTH
-from cardiac_autoseg.training.inputs import FoldCases, fold_cases, load_inputs, prepare_sources, require_unchanged
+from cardiac_autoseg.training.checkpoints import read_about
+from cardiac_autoseg.training.environment import environment, hardware
+from cardiac_autoseg.training.inputs import FoldCases
 from cardiac_autoseg.training.loop import Interrupted, Run
-from cardiac_autoseg.training.losses import LOSSES
-from cardiac_autoseg.training.recipe import Recipe, with_overrides
-from cardiac_autoseg.training.record import hardware, locked, open_record
+from cardiac_autoseg.training.parts import Part, go_on, part_at, parts_of, to_json
+from cardiac_autoseg.training.ready import Options, Ready, make_ready
+from cardiac_autoseg.training.record import Record, locked, open_record
 from cardiac_autoseg.training.sampling import SliceBank, build_bank
-from cardiac_autoseg.training.validation import validate
+from cardiac_autoseg.training.setbacks import out_of_memory
+from cardiac_autoseg.training.state import ANCHOR, STATE, held
+from cardiac_autoseg.training.validation import is_whole_validation, validate
 from cardiac_autoseg.training.weights import load_average
 from cardiac_autoseg.workspace import RunKey, Workspace
 from planning.plan import Plan
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a user may choose about a run; ``steps`` and ``overrides`` change the recipe and are recorded."""
-
-    device: str | None = None
-    steps: int | None = None
-    overrides: dict[str, Any] = dataclasses.field(default_factory=dict)
-    reference: str | None = None
-    """Source that the validation patients are scored against: by default "expert" where there is one, else the run's own."""
-    checkpoint_minutes: float = 3.0
-    restart: bool = False
-    quiet: bool = False
-    folder: Path | None = None
-    """Run folder; by default the workspace's for the run's key."""
 
 
 def train(workspace: Workspace, key: RunKey, options: Options, report: Callable[[str], None] = lambda _: None) -> Path:
     """Train one fold for one or several label sources, predict and score its validation patients; returns the run's folder.
 
     Does nothing if the run is done, goes on exactly where it was if it was interrupted. Raises :class:`UserError` if
-    something is missing or does not fit, :class:`Interrupted` after SIGTERM or SIGINT, with the state saved.
+    something is missing or does not fit, or if training fails, :class:`Interrupted` after SIGTERM or SIGINT, with the state
+    saved.
     """
-    if key.loss not in LOSSES:
-        raise UserError(f"there is no loss {key.loss!r}; there are: {', '.join(LOSSES)}")
     folder = options.folder or workspace.run(key)
-    prepare_sources(workspace, key.gt, options.reference, report)
-    plan, splits, dataset, store = load_inputs(workspace, key.architecture)
-    recipe = with_overrides(Recipe(), options.overrides)
-    cases = fold_cases(dataset, store, splits, key, report)
-    reference = options.reference or ("expert" if "expert" in dataset.sources else scoring_source(key.gt, dataset))
-    dataset.labelled(reference)
-    require_unchanged(dataset, store, [*cases.trained, *cases.validation], (*cases.training, reference))
-    judged = {"reference": reference, "validation_hash": store.data_hash(cases.validation, reference)}
+    ready = make_ready(workspace, key, options, report)
     device = pick_device(options.device)
-    identity = {
-        **dataclasses.asdict(key),
-        "steps": options.steps or plan.steps,
-        "overrides": options.overrides,
-        "plan_hash": plan.hash(),
-        "splits_hash": splits.hash(),
-        "data_hash": cases.data_hash(store),
-    }
     with locked(folder):
         if options.restart:
             _empty(folder, everything=True)
         elif not (folder / "run.json").is_file():
             _empty(folder)
-        record = open_record(folder, identity)
+        record = open_record(folder, ready.identity)
         if record.values["status"] == "done":
             # Records of before these were kept do not have them.
-            if all(record.values.get(name, value) == value for name, value in judged.items()):
+            same = all(record.values.get(name, value) == value for name, value in ready.judged.items())
+            if same and _is_whole(folder, ready, record):
                 report(f"already trained: {folder}; --restart trains it anew")
                 return folder
-            report("the validation patients or who they are scored against have changed: validating again")
-        write_json(folder / "plan.json", plan.to_json())
-        about = {"version": __version__, "hardware": hardware(device), "recipe": dataclasses.asdict(recipe)}
+            why = "files were cut short or are gone" if same else "the patients or who they are scored against have changed"
+            report(f"validating again, as {why}")
+        for note in ready.notes:
+            report(f"note: {note}")
+        parts = settle(record, ready.plan, options.threads, device, report)
+        write_json(folder / "plan.json", ready.plan.to_json())
+        about = {"version": __version__, "hardware": hardware(device), "recipe": dataclasses.asdict(ready.recipe)}
         record.values.pop("error", None)
-        record.update(status="running", pid=os.getpid(), subjects=cases.subjects, **about)
+        record.update(status="running", pid=os.getpid(), subjects=ready.cases.subjects, **about)
+        record.update(parts=to_json(parts), notes=ready.notes)
         with interruptible() as stop:
             if not (folder / "model.safetensors").is_file():
-                bank, annotators = fill_bank(store, cases, plan, device)
-                drawn = f", drawn by {len(cases.training)} annotators" if annotators else ""
-                report(f"training on {len(cases.trained)} cases{drawn}, {len(bank)} slices, {device}; run folder {folder}")
-                steps, minutes = identity["steps"], options.checkpoint_minutes
-                run = Run(folder, plan, key, recipe, steps, device, bank, record, annotators, minutes, options.quiet)
+                run = make_run(folder, key, ready, device, record, parts, report)
+                run.quiet, run.checkpoint_minutes = options.quiet, options.checkpoint_minutes
                 run.loop(stop)
-            network = load_average(folder, plan, device)
             started = time.perf_counter()
             record.update(status="validating")
-            ids, flips = list(cases.validation), recipe.flips
-            dice = validate(workspace, dataset, store, network, plan, ids, reference, flips, folder, device, stop, report)
+            dice = validated(workspace, folder, ready, device, stop, report)
         if stop.is_set():
             record.update(status="interrupted")
             raise Interrupted
         record.add_seconds("validate", time.perf_counter() - started)
-        record.update(status="done", val_dice=dice, **judged, pid=None)
-        (folder / "state.safetensors").unlink(missing_ok=True)
+        # Before the record says that it is done: nobody would remove them later.
+        for name in (STATE, ANCHOR):
+            (folder / name).unlink(missing_ok=True)
+        record.update(status="done", val_dice=dice, **ready.judged, pid=None)
     return folder
+
+
+def _is_whole(folder: Path, ready: Ready, record: Record) -> bool:
+    """Whether a finished run has all its files, as long as they were written; :class:`UserError` if its weights are broken."""
+    weights = read_about(folder / "model.safetensors")
+    return weights is not None and is_whole_validation(
+        folder, ready.cases.validation, record.values.get("val_dice") is not None
+    )
+
+
+def settle(
+    record: Record, plan: Plan, threads: int | None, device: torch.device, report: Callable[[str], None]
+) -> list[Part]:
+    """The parts of a run that is begun, or goes on, here and now with ``threads`` threads; torch has them afterwards.
+
+    Without a number it goes on with those that it was begun with on this machine, as others give other last digits.
+    """
+    try:
+        parts = parts_of(record.values, plan.batch)
+    except ValueError as error:
+        raise UserError(f"{record.folder / 'run.json'} is damaged ({error}): train anew with --restart") from error
+    trained = (record.folder / "model.safetensors").is_file()
+    step = (
+        int(record.values["steps"])
+        if trained
+        else max(held(record.folder, record.values.get("setbacks", [])).values(), default=0)
+    )
+    part = part_at(parts, step)
+    if threads is None and part.threads and part.environment.get("host") == platform.node():
+        if part.threads != torch.get_num_threads():
+            report(f"going on with {part.threads} thread(s), with which it was begun (--threads takes others)")
+        threads = part.threads
+    if threads:
+        torch.set_num_threads(threads)
+    return parts if trained else go_on(parts, dataclasses.replace(part, step=step, environment=environment(device)))
+
+
+def make_run(
+    folder: Path,
+    key: RunKey,
+    ready: Ready,
+    device: torch.device,
+    record: Record,
+    parts: list[Part],
+    report: Callable[[str], None],
+) -> Run:
+    """The training loop of a run."""
+    bank, annotators = fill_bank(ready.store, ready.cases, ready.plan, device)
+    drawn = f", drawn by {len(ready.cases.training)} annotators" if annotators else ""
+    report(f"training on {len(ready.cases.trained)} cases{drawn}, {len(bank)} slices, {device}; run folder {folder}")
+    steps = ready.identity["steps"]
+    run = Run(folder, ready.plan, key, ready.recipe, steps, device, bank, record, annotators, 3.0, True, parts)
+    run.report = report
+    return run
+
+
+def validated(
+    workspace: Workspace,
+    folder: Path,
+    ready: Ready,
+    device: torch.device,
+    stop: threading.Event,
+    report: Callable[[str], None],
+) -> float | None:
+    """Predict and score the validation patients with the weights in ``folder``; returns the mean Dice, if there is one."""
+    network = load_average(folder, ready.plan, device)
+    ids, flips = list(ready.cases.validation), ready.recipe.flips
+    try:
+        return validate(
+            workspace,
+            ready.dataset,
+            ready.store,
+            network,
+            ready.plan,
+            ids,
+            ready.reference,
+            flips,
+            folder,
+            device,
+            stop,
+            report,
+        )
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        raise UserError(
+            f"{folder}: memory ran out while the validation patients were predicted ({str(error).splitlines()[0]}). The"
+            " network is trained: with more memory the same command goes on from there"
+        ) from error
 
 
 def fill_bank(
@@ -148,14 +210,14 @@ def interruptible() -> Iterator[threading.Event]:
 
 
 def _empty(folder: Path, everything: bool = False) -> None:
-    """Remove the weights and the state in a run folder, or everything but its lock.
+    """Remove the weights and the state in a run folder, or everything but its locks.
 
     The record goes first: weights that a process killed in between leaves behind are then nobody's, and are not taken for
     those of the next run.
     """
     (folder / "run.json").unlink(missing_ok=True)
-    for name in ("model.safetensors", "state.safetensors"):
+    for name in ("model.safetensors", STATE, ANCHOR):
         (folder / name).unlink(missing_ok=True)
     for path in folder.iterdir() if everything else ():
-        if path.name != ".lock":
+        if not path.name.startswith((".lock", ".claim")):
             shutil.rmtree(path) if path.is_dir() else path.unlink()

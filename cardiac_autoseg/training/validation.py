@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from cardiac_autoseg.data.header import is_whole
 from cardiac_autoseg.data.index import Dataset
 from cardiac_autoseg.data.load import load_image
 from cardiac_autoseg.data.volume import write_labels
 from cardiac_autoseg.evaluation.evaluate import evaluate_files, write_evaluation
+from cardiac_autoseg.evaluation.results import is_whole_evaluation
 from cardiac_autoseg.inference.predictor import predict_probabilities, probabilities_to_labels
-from cardiac_autoseg.preprocessing.store import PreprocessedStore, save_array
+from cardiac_autoseg.preprocessing.store import PreprocessedStore, is_whole_array, save_array
 from cardiac_autoseg.workspace import Workspace
 from planning.plan import Plan
+
+
+def is_whole_validation(folder: Path, cases: Iterable[str], scored: bool) -> bool:
+    """Whether all that :func:`validate` wrote for ``cases`` is there, and no file was cut short since, as by a full disk."""
+    target = folder / "validation"
+    return (not scored or is_whole_evaluation(target)) and all(
+        is_whole(target / f"{case}.nii.gz") and is_whole_array(target / "probabilities" / f"{case}.npy") for case in cases
+    )
 
 
 def validate(

@@ -44,10 +44,11 @@ def voxels(observations: Sequence[Observation]) -> tuple[NDArray[np.float32], ND
 def assess(observations: Sequence[Observation]) -> dict[str, Any]:
     """Scores of quality, temperature and intervals, each of patients whose fold was left out of the fit, JSON-ready.
 
-    With one fold alone there is nothing to leave out, and the result is empty.
+    With one fold alone there is nothing to leave out, and the result is empty; so it is where fewer than two patients would
+    be left to fit on.
     """
     folds = sorted({item.fold for item in observations})
-    if len(folds) < 2:
+    if min(len({item.person for item in observations if item.fold != fold}) for fold in folds) < 2:
         return {}
     rows: list[tuple[str, Scored, Quality]] = []
     limits: list[tuple[Patient, dict[str, tuple[float, float]]]] = []

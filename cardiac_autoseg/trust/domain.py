@@ -14,6 +14,8 @@ from cardiac_autoseg.evaluation.clinical import volume_ml
 from cardiac_autoseg.preprocessing.normalise import normalise
 from planning.fingerprint import Spread
 from planning.otsu import otsu_threshold
+from planning.typed import build
+from planning.version import check_version
 
 FORMAT_VERSION = 1
 CLIP = (0.5, 99.9)
@@ -64,11 +66,8 @@ class Domain:
     def from_json(values: Mapping[str, Any]) -> Domain:
         """Rebuild a domain; raises ``ValueError`` when the format version or the fields do not fit."""
         try:
-            if values["format_version"] != FORMAT_VERSION:
-                raise ValueError(
-                    f"domain has format version {values['format_version']}, this release reads {FORMAT_VERSION}"
-                )
-            return Domain(int(values["cases"]), {name: Spread(**item) for name, item in values["ranges"].items()})
+            check_version(values, FORMAT_VERSION, "domain", "make it again")
+            return build(Domain, {name: value for name, value in values.items() if name != "format_version"})
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"domain is incomplete or has unknown fields ({error})") from error
 

@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 from cardiac_autoseg.evaluation.clinical import MYOCARDIAL_DENSITY, clinical_indices
 from cardiac_autoseg.inference.statistics import SliceStatistics
 from cardiac_autoseg.trust.conformal import LEVEL, conformal_bounds, parts_by_person, person_weights
+from planning.typed import build
+from planning.version import check_version
 
 FORMAT_VERSION = 1
 Floats = NDArray[np.float64]
@@ -91,15 +93,13 @@ class IntervalModel:
     def from_json(values: Mapping[str, Any]) -> IntervalModel:
         """Rebuild it; raises ``ValueError`` when the format version or the fields do not fit."""
         try:
-            if values["format_version"] != FORMAT_VERSION:
-                raise ValueError(f"intervals have format version {values['format_version']}, this reads {FORMAT_VERSION}")
-            margins = {
-                name: Margin(**{**item, "coefficients": tuple(item["coefficients"])})
-                for name, item in values["margins"].items()
-            }
-            return IntervalModel(float(values["level"]), margins)
+            check_version(values, FORMAT_VERSION, "model of intervals", "make it again")
+            model = build(IntervalModel, {name: value for name, value in values.items() if name != "format_version"})
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"intervals are incomplete or have unknown fields ({error})") from error
+        if not 0 < model.level < 1 or any(len(margin.coefficients) != len(TERMS) for margin in model.margins.values()):
+            raise ValueError(f"intervals have a level that is not between 0 and 1, or not {len(TERMS)} coefficients each")
+        return model
 
 
 def patient_doubt(

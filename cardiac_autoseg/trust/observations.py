@@ -16,9 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 
 from cardiac_autoseg.bundle import Bundle, Member, save_bundle
 from cardiac_autoseg.data.index import Case
@@ -30,6 +28,7 @@ from cardiac_autoseg.inference.crossvalidation import Combination, Pool, over_ca
 from cardiac_autoseg.inference.finished import FinishedRun
 from cardiac_autoseg.inference.model import Model, load_model
 from cardiac_autoseg.preprocessing.store import in_threads
+from cardiac_autoseg.training.checkpoints import read_tensors
 from cardiac_autoseg.trust.corruptions import CORRUPTIONS, Labelled, corrupt
 from cardiac_autoseg.trust.domain import Domain, build_domain, measure
 from cardiac_autoseg.trust.features import FEATURES, frame_features
@@ -181,15 +180,7 @@ def fold_bundle(path: Path, runs: Sequence[FinishedRun], like: Bundle) -> Bundle
     )
     plans = {run.plan.hash(): run.plan for run in runs}
     bundle = dataclasses.replace(like, plans=plans, members=members, files={})
-    weights = []
-    for run in runs:
-        try:
-            weights.append(safetensors.torch.load_file(run.folder / "model.safetensors"))
-        except (OSError, SafetensorError) as error:
-            raise UserError(
-                f"the weights of {run.folder} cannot be read ({error}): train it again with --restart"
-            ) from error
-    return save_bundle(path, bundle, weights)
+    return save_bundle(path, bundle, [read_tensors(run.folder / "model.safetensors")[0] for run in runs])
 
 
 def _observe_task(task: Task, pool: Pool, model: Model, domain: Domain, folder: Path | None, key: str) -> list[Observation]:

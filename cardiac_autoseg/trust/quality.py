@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 
 from cardiac_autoseg.trust.boosting import Boosted, fit_boosted
 from cardiac_autoseg.trust.conformal import LEVEL, conformal_bounds, parts_by_person
+from planning.typed import build
+from planning.version import check_version
 
 FORMAT_VERSION = 1
 Floats = NDArray[np.float64]
@@ -105,22 +107,30 @@ class QualityModel:
     def from_json(values: Mapping[str, Any]) -> QualityModel:
         """Rebuild it; raises ``ValueError`` when the format version or the fields do not fit."""
         try:
-            if values["format_version"] != FORMAT_VERSION:
-                raise ValueError(f"quality model has format version {values['format_version']}, this reads {FORMAT_VERSION}")
-            rest: dict[str, Any] = {
-                name: tuple(value) if isinstance(value, list) else value
-                for name, value in values.items()
-                if name not in ("format_version", "classes")
-            }
-            classes = {
-                name: Boosted(
-                    float(item["base"]), *(tuple(map(tuple, item[key])) for key in ("features", "thresholds", "leaves"))
-                )
-                for name, item in values["classes"].items()
-            }
-            return QualityModel(classes=classes, **rest)
+            check_version(values, FORMAT_VERSION, "quality model", "make it again")
+            model = build(QualityModel, {name: value for name, value in values.items() if name != "format_version"})
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"quality model is incomplete or has unknown fields ({error})") from error
+        if problem := _problem(model):
+            raise ValueError(f"quality model: {problem}")
+        return model
+
+
+def _problem(model: QualityModel) -> str:
+    """What is wrong with a model whose fields are all there, in words; empty if nothing is."""
+    count = len(model.features)
+    if not model.classes or len(model.medians) != count:
+        return "it has no classes, or not a median for each feature"
+    for name, trees in model.classes.items():
+        if not len(trees.features) == len(trees.thresholds) == len(trees.leaves):
+            return f"the trees of {name!r} are not whole"
+        if not all(0 <= feature < count for nodes in trees.features for feature in nodes):
+            return f"the trees of {name!r} look at features that it does not have"
+    if not model.places or len(model.places) != len(model.sizes) or min(model.sizes) <= 0 or not model.ratios:
+        return "it does not say how large residuals are"
+    if not (0 < model.level < 1 and 0 < model.good < 1):
+        return "its level, or what it calls good, is not between 0 and 1"
+    return ""
 
 
 def fit_quality(rows: Sequence[Scored], level: float = LEVEL) -> QualityModel:

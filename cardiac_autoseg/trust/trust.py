@@ -12,6 +12,8 @@ from cardiac_autoseg.errors import UserError
 from cardiac_autoseg.trust.domain import Domain
 from cardiac_autoseg.trust.intervals import IntervalModel
 from cardiac_autoseg.trust.quality import QualityModel
+from planning.typed import convert
+from planning.version import NewerFormatError, check_version
 
 FORMAT_VERSION = 1
 
@@ -43,17 +45,19 @@ class Trust:
     def from_json(values: Mapping[str, Any]) -> Trust:
         """Rebuild it; raises ``ValueError`` when a format version or the fields do not fit."""
         try:
-            if values["format_version"] != FORMAT_VERSION:
-                raise ValueError(f"it has format version {values['format_version']}, this release reads {FORMAT_VERSION}")
-            return Trust(
+            check_version(values, FORMAT_VERSION, "it", "make it again")
+            trust = Trust(
                 quality=QualityModel.from_json(values["quality"]),
-                temperature=float(values["temperature"]),
+                temperature=float(convert(float, values["temperature"], "temperature")),
                 intervals=IntervalModel.from_json(values["intervals"]),
                 domain=Domain.from_json(values["domain"]),
-                record=dict(values["record"]),
+                record=convert(dict[str, Any], values["record"], "record"),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"it is incomplete or has unknown fields ({error})") from error
+        if not 0.01 <= trust.temperature <= 100:
+            raise ValueError(f"its temperature {trust.temperature} is not between 0.01 and 100")
+        return trust
 
 
 def load_trust(path: Path) -> Trust | None:
@@ -66,6 +70,8 @@ def load_trust(path: Path) -> Trust | None:
         return None
     try:
         return Trust.from_json(values)
+    except NewerFormatError as error:
+        raise UserError(f"{path}: its quality.json is of a newer release: {error}") from error
     except ValueError as error:
         raise UserError(
             f"{path}: its quality.json is not valid ({error}): make the bundle again with cas_ensemble"

@@ -210,7 +210,7 @@ def test_cases_that_lost_an_annotator_lose_their_files(workspace: Workspace) -> 
     dataset = refresh(workspace, load_dataset(workspace.dataset), silent)
     own = workspace.annotations("a") / "notes.nii.gz"
     own.write_bytes(b"a file of the user's")
-    (workspace.annotations("a") / ".s0_ED.nii.abc.nii.gz").write_bytes(b"left by a killed process")
+    (workspace.annotations("a") / ".s0_ED.nii.0a1b2c3d.nii.gz").write_bytes(b"left by a killed process")
     cases = tuple(
         replace(case, labels={name: ref for name, ref in case.labels.items() if name != "one"})
         if case.id == "s2_ED"

@@ -88,7 +88,8 @@ def test_table(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None
     add_run(workspace, "0", status="done", val_dice=0.91234, step=200, seconds={"train": 3600, "validate": 65})
     (add_run(workspace, "1") / "run.json").unlink()
     write_json(workspace.plan("unet"), {})
-    write_json(workspace.preprocessed / "index.json", {"cases": {"patient001_frame01": {"labels": {"expert": "x"}}}})
+    cases = {"patient001_frame01": {"labels": {"expert": "x"}}}
+    write_json(workspace.preprocessed / "index.json", {"format_version": 1, "cases": cases})
     write_json(workspace.model("best") / "bundle.json", {})
     write_json(workspace.model("best") / "evaluation.json", {"mean_dice": 0.9251})
     assert status.main(["-w", str(workspace.root)]) == 0

@@ -165,7 +165,7 @@ def damaged_files(folder: Path) -> dict[str, tuple[Path, str]]:
         "unpacked.nii.gz": (plain, "rename it to .nii"),
         "packed.nii": (packed, "rename it to .nii.gz"),
         "sheared.nii": (bytes(sheared), "right angles"),
-        "huge.nii": (plain[:42] + b"\xff\x7f" * 3 + plain[48:], "cut short"),
+        "huge.nii": (plain[:42] + b"\xff\x7f" * 3 + plain[48:], "more than any cine"),
         "zero_size.nii": (plain[:42] + b"\0\0" + plain[44:], "broken NIfTI header"),
         "good.mha": (packed, "convert it to NIfTI"),
     }

@@ -168,7 +168,7 @@ def test_a_broken_index_is_a_user_error(tmp_path: Path) -> None:
 def test_unfinished_files_of_a_killed_process_are_cleared(data: tuple[Workspace, Dataset]) -> None:
     workspace, dataset = data
     preprocess(workspace, dataset, GRID)
-    leftover = workspace.preprocessed / "images" / ".a.x1y2z3.npy"
+    leftover = workspace.preprocessed / "images" / ".a.0a1b2c3d.npy"
     leftover.write_bytes(b"half")
     assert preprocess(workspace, dataset, GRID).made == 0
     assert not leftover.exists()

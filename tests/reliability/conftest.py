@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from .machine_tools import disk, model, scans, trained  # noqa: F401 - fixtures
+
 FULL = os.environ.get("CAS_RELIABILITY") == "full"
 
 

@@ -21,11 +21,14 @@ from cardiac_autoseg.scale.matrix import Job, Matrix, find_job
 from cardiac_autoseg.training.record import locked
 from cardiac_autoseg.workspace import RunKey, Workspace
 
+ROOT = str(Path(__file__).parents[2])
 TRAINING = """
-import fcntl, json, pathlib, signal, sys, time
+import json, pathlib, signal, sys, time
 folder, seconds, what = pathlib.Path(sys.argv[1]), float(sys.argv[2]), sys.argv[3]
-lock = (folder / ".lock").open("a")
-fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+sys.path.insert(0, sys.argv[4])
+from cardiac_autoseg.locks import refusing
+lock = refusing(folder / ".lock", "in use")
+lock.__enter__()
 def write(status):
     (folder / "run.json").write_text(json.dumps({"status": status, "step": 5, "val_dice": 0.9, "seconds": {"train": 60}}))
 def stop(*_):
@@ -53,7 +56,7 @@ def make_jobs(workspace: Workspace, count: int) -> list[Job]:
 
 
 def script(job: Job, seconds: float, what: str) -> list[str]:
-    return [sys.executable, "-S", "-c", TRAINING, str(job.folder), str(seconds), what]
+    return [sys.executable, "-S", "-c", TRAINING, str(job.folder), str(seconds), what, ROOT]
 
 
 def run_jobs(
