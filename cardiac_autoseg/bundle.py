@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -29,7 +28,7 @@ from cardiac_autoseg.inference.postprocessing import POSTPROCESSING
 from cardiac_autoseg.inference.views import PLAIN, View
 from cardiac_autoseg.model_card import licence_note, model_card
 from cardiac_autoseg.networks import build_network
-from cardiac_autoseg.temporaries import temporary_folder
+from cardiac_autoseg.temporaries import replacing, temporary_folder
 from cardiac_autoseg.versions import require_version
 from planning.plan import Plan
 from planning.planner import RULES
@@ -93,11 +92,10 @@ def save_bundle(
     bundle with file names and checksums. Raises :class:`UserError` if ``path`` is something else than a bundle, or a kernel
     does not fit into float16.
     """
-    if path.exists() and not (path.suffix == ".zip" or (path / RECORD).is_file()):
-        raise UserError(f"{path} exists and is no bundle: give another name, or remove it")
-    with temporary_folder(path) as scratch:
-        folder = scratch / "new"
-        folder.mkdir()
+    require_replaceable(path)
+    zipped = path.suffix == ".zip"
+    with temporary_folder(path) if zipped else replacing(path) as folder:
+        folder.mkdir(exist_ok=True)
         members = []
         for member, tensors in zip(bundle.members, weights, strict=True):
             name = f"{member.architecture}_{member.gt}_{member.loss}_fold{member.fold}_seed{member.seed}.safetensors"
@@ -106,14 +104,15 @@ def save_bundle(
             (folder / name).write_bytes(content)
             members.append(dataclasses.replace(member, file=name, sha256=hashlib.sha256(content).hexdigest()))
         bundle = _write_record(folder, dataclasses.replace(bundle, members=tuple(members), files={}), quality)
-        if path.suffix == ".zip":
+        if zipped:
             write_zip(path, {name: (folder / name).read_bytes() for name in file_names(bundle)})
-        else:
-            if path.exists():
-                path.replace(scratch / "old")
-            folder.replace(path)
-            shutil.copymode(path.parent, path)
     return bundle
+
+
+def require_replaceable(path: Path) -> None:
+    """Raise :class:`UserError` if ``path`` is there and is something else than a bundle."""
+    if path.exists() and not (path.suffix == ".zip" or (path / RECORD).is_file()):
+        raise UserError(f"{path} exists and is no bundle: give another name, or remove it")
 
 
 def amend_bundle(folder: Path, card: Mapping[str, Any] | None = None, quality: Any = None) -> Bundle:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import torch
@@ -11,7 +10,7 @@ from cardiac_autoseg.bundle import Bundle, file_names, load_network, read_bundle
 from cardiac_autoseg.bundle_files import LARGEST_DIRECTORY, read_bytes, write_zip, zip_problems
 from cardiac_autoseg.data.parsing import check_name
 from cardiac_autoseg.errors import UserError
-from cardiac_autoseg.temporaries import temporary_folder
+from cardiac_autoseg.temporaries import replacing
 from cardiac_autoseg.zips import open_zip
 
 EVALUATION = {"evaluation.json", "cases.csv", "patients.csv", "agreement.csv", "levels.csv", "validation"}
@@ -92,13 +91,10 @@ def import_bundle(archive: Path, folder: Path, name: str | None = None) -> Path:
     target = folder / check_name(name or bundle.name, "bundle")
     if target.exists():
         raise UserError(f"{target} is there already: give another name with --name")
-    with temporary_folder(target) as scratch:
-        new = scratch / "new"
+    with replacing(target) as new:
         new.mkdir()
         for file in file_names(bundle):
             (new / file).write_bytes(read_bytes(archive, file))
-        new.rename(target)
-        shutil.copymode(folder, target)
     return target
 
 

@@ -41,6 +41,17 @@ def temporary_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield where to make a folder that takes the place of ``path``, or of nothing, once the block has succeeded."""
+    with temporary_folder(path) as scratch:
+        yield scratch / "new"
+        if path.exists():
+            path.replace(scratch / "old")
+        (scratch / "new").replace(path)
+        shutil.copymode(path.parent, path)
+
+
 def clear_abandoned(new: Path) -> None:
     """Remove what killed processes left in the folder of ``new``, which was just made; once in a process for each folder."""
     if new.parent in _cleared:

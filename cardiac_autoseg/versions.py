@@ -11,6 +11,8 @@ from planning.version import NewerFormatError, check_version
 
 STORE_FORMAT = 1
 """Of ``preprocessed/index.json`` and the arrays."""
+CASE_FORMAT = 1
+"""Of the record of a predicted case, ``<name>.json``."""
 RUN_FORMAT = 1
 """Of ``run.json`` and the weights beside it; the first runs do not say it."""
 

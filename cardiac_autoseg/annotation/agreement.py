@@ -178,7 +178,8 @@ def _compare(workspace: Workspace, dataset: Dataset, case: Case, first: str, sec
     one, other = (load_labels(workspace, dataset, case, source) for source in (first, second))
     difference = geometry_difference(other.geometry, one.geometry, MAX_SHIFT_MM)
     if difference is not None:
-        raise UserError(f"the labels of {second!r} and {first!r} do not lie in the same place ({difference})")
+        files = " and ".join(case.labels[source].path for source in (second, first))
+        raise UserError(f"{files} do not lie in the same place ({difference}): resample the labels onto the image")
     meta = CaseMeta(case.id, case.subject, case.phase, case.group)
     return compare_case(one.array, other.array, one.geometry.spacing_zyx, meta, dataset.labels)
 

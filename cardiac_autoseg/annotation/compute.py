@@ -129,7 +129,7 @@ def _compute_case(
     drawn = []
     for source in whose[case.id]:
         labels = load_labels(workspace, dataset, case, source)
-        require_same_geometry(image, labels, case)
+        require_same_geometry(image, labels, case, source)
         drawn.append(labels.array)
     try:
         if predict is not None:

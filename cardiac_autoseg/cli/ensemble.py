@@ -55,6 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _work(values: argparse.Namespace) -> int:
+    from cardiac_autoseg.bundle import require_replaceable
     from cardiac_autoseg.data.parsing import check_name
     from cardiac_autoseg.errors import UserError
     from cardiac_autoseg.locks import waiting
@@ -64,6 +65,7 @@ def _work(values: argparse.Namespace) -> int:
     if values.name.endswith(".zip"):
         raise UserError(f"--name {values.name}: leave .zip out; --zip writes the zip beside the folder")
     workspace = find_workspace(values.workspace)
+    require_replaceable(workspace.model(values.name))
     with waiting(workspace.model(f".{values.name}-lock"), common.teller(values)):
         return _bundle_whole(values, workspace) if values.fold_all else _bundle_best(values, workspace)
 
@@ -81,6 +83,7 @@ def _bundle_best(values: argparse.Namespace, workspace: Workspace) -> int:
         write_bundle,
     )
     from cardiac_autoseg.inference.orientation import DISPLAY
+    from cardiac_autoseg.temporaries import replacing
     from cardiac_autoseg.trust.complete import complete_bundle
 
     say = common.teller(values)
@@ -92,21 +95,23 @@ def _bundle_best(values: argparse.Namespace, workspace: Workspace) -> int:
     say(f"\nPostprocessing of {choice.best.name}: mean Dice")
     for name, dice in choice.postprocessing_scores.items():
         say(f"  {name:<30} {dice:.4f}{'   <- chosen' if name == choice.postprocessing else ''}")
-    runs = chosen_runs(pool, choice)
-    folder = write_bundle(
-        pool.workspace,
-        pool.dataset,
-        runs,
-        values.name,
-        say,
-        postprocessing=choice.postprocessing,
-        scores=summary_of(pool, choice),
-        licence=values.licence,
-        orientation=DISPLAY if values.display else (),
-        half=values.half,
-    )
-    evaluation = evaluate_held_out(pool, choice, reference, folder, say)
-    complete_bundle(folder, runs, evaluation, None if values.no_quality else pool, choice.best.combination, say)
+    runs, folder = chosen_runs(pool, choice), workspace.model(values.name)
+    with replacing(folder) as new:
+        write_bundle(
+            pool.workspace,
+            pool.dataset,
+            runs,
+            values.name,
+            new,
+            say,
+            postprocessing=choice.postprocessing,
+            scores=summary_of(pool, choice),
+            licence=values.licence,
+            orientation=DISPLAY if values.display else (),
+            half=values.half,
+        )
+        evaluation = evaluate_held_out(pool, choice, reference, new, say)
+        complete_bundle(new, runs, evaluation, None if values.no_quality else pool, choice.best.combination, say)
     _zip(values, folder)
     score = "" if evaluation.mean_dice is None else f", mean Dice against {reference} {evaluation.mean_dice:.4f}"
     say(f"\n{folder}: {choice.best.name}, postprocessing {choice.postprocessing}{score} (patients not trained on)")

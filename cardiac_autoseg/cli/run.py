@@ -46,6 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--devices", default="auto", help="cpu, or GPUs such as cuda:0,cuda:1; auto: every GPU, else the CPU")
     add("--jobs", type=common.at_least(1), help="processes at once (default: one per GPU, or per core of a CPU)")
+    add("--threads", type=common.at_least(1), help="CPU threads of each process (default: the cores shared out among them)")
     add("--dry-run", action="store_true", help="show the plan and the expected time, start nothing")
     add("--print-commands", action="store_true", help="print a command line for each missing run, for any scheduler")
     add("--json", action="store_true", help="print runs and outcome as JSON; progress goes to stderr")
@@ -85,7 +86,7 @@ def _work(values: argparse.Namespace) -> int:
     devices = resolve_devices(values.devices)
     plans = {name: load_plan(workspace, name) for name in matrix.architectures}
     missing = sum(job.state != "done" for job in jobs)
-    slots = make_slots(devices, values.jobs, missing, list(plans.values()))
+    slots = make_slots(devices, values.jobs, missing, list(plans.values()), values.threads)
     splits = load_splits(workspace)
     speeds = {
         name: find_speed(workspace, plan, splits, slots[0])

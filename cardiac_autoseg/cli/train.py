@@ -40,7 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--threads",
         type=common.at_least(1),
-        help="CPU threads (default: all cores; where the run is resumed, as it was begun)",
+        help="CPU threads of a new run (default: all cores)",
     )
     parser.add_argument(
         "--reference", metavar="SOURCE", help="source to score against (default: expert if there is one, else --gt)"

@@ -26,8 +26,11 @@ def load_labels(workspace: Workspace, dataset: Dataset, case: Case, source: str)
     return read_labels(workspace.resolve(reference.path), dataset.sources[source].values, dataset.labels, reference.frame)
 
 
-def require_same_geometry(image: Volume, labels: Volume, case: Case, tolerance_mm: float = MAX_SHIFT_MM) -> None:
-    """Raise :class:`UserError` with the values if image and labels of a case do not lie in the same place."""
-    difference = geometry_difference(image.geometry, labels.geometry, tolerance_mm)
+def require_same_geometry(image: Volume, labels: Volume, case: Case, source: str) -> None:
+    """Raise :class:`UserError` with the values if a case's image, and what ``source`` drew on it, do not lie in one place."""
+    difference = geometry_difference(image.geometry, labels.geometry, MAX_SHIFT_MM)
     if difference is not None:
-        raise UserError(f"case {case.id}: image and labels do not fit ({difference}): resample the labels onto the image")
+        drawn = case.labels[source].path if source in case.labels else f"the labels of {source}"
+        raise UserError(
+            f"case {case.id}: image and labels do not fit ({difference}): resample {drawn} onto the image {case.image}"
+        )

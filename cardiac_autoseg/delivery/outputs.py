@@ -10,6 +10,7 @@ from pathlib import Path
 from cardiac_autoseg.data.header import is_whole
 from cardiac_autoseg.errors import UserError
 from cardiac_autoseg.files import read_json
+from cardiac_autoseg.versions import CASE_FORMAT, require_version
 
 OF_CASE = (
     ".json",
@@ -39,7 +40,8 @@ class Wanted:
 def done(folder: Path, name: str, wanted: Wanted) -> bool:
     """Whether the files of a case are there, and whole.
 
-    Which DICOM objects there are depends on the input, so they do not count, but for those that were cut short.
+    Which DICOM objects there are depends on the input, so they do not count, but for those that were cut short. Raises
+    :class:`UserError` for a record of another format version.
     """
     if not is_whole(folder / f"{name}.nii.gz") or (wanted.probabilities and not zipfile.is_zipfile(folder / f"{name}.npz")):
         return False
@@ -49,6 +51,8 @@ def done(folder: Path, name: str, wanted: Wanted) -> bool:
         record = read_json(folder / f"{name}.json")
     except UserError:
         return False
+    if isinstance(record, dict):  # what a newer release made is not made again
+        require_version(record, CASE_FORMAT, folder / f"{name}.json", "remove it, or redo with --overwrite", absent=1)
     sizes = record.get("bytes", {}) if isinstance(record, dict) else None  # records of earlier releases have none
     if not isinstance(sizes, dict) or not all(_fits(folder / file, size) for file, size in sizes.items()):
         return False

@@ -18,11 +18,10 @@ from cardiac_autoseg.files import finite, read_json, write_text
 from cardiac_autoseg.report.case_index import STATUSES, IndexRow
 from cardiac_autoseg.trust.flags import Finding
 from cardiac_autoseg.trust.quality import Quality
-from cardiac_autoseg.versions import require_version
+from cardiac_autoseg.versions import CASE_FORMAT, require_version
 from planning.typed import convert
 
 FORMAT = "cardiac_autoseg case"
-FORMAT_VERSION = 1
 REMEDY = "remove it, or redo the case with --overwrite"
 PICTURE = "data:image/"
 RESEARCH_ONLY = "research only, not a medical device"
@@ -52,7 +51,7 @@ def case_record(result: CaseResult, model: str, thumbnail: str | None, keep: boo
     return finite(
         {
             "format": FORMAT,
-            "format_version": FORMAT_VERSION,
+            "format_version": CASE_FORMAT,
             "version": __version__,
             "note": RESEARCH_ONLY,
             "name": scan.name,
@@ -106,7 +105,7 @@ def read_records(folder: Path) -> list[dict[str, Any]]:
         except UserError:
             continue
         if isinstance(values, dict) and values.get("format") == FORMAT:
-            require_version(values, FORMAT_VERSION, path, REMEDY)
+            require_version(values, CASE_FORMAT, path, REMEDY)
             _check(values, path)
             records.append({**values, "stem": path.name.removesuffix(".json")})
     return records

@@ -112,6 +112,7 @@ def write_bundle(
     dataset: Dataset,
     runs: Sequence[FinishedRun],
     name: str,
+    folder: Path,
     report: Report,
     *,
     postprocessing: str = "none",
@@ -119,12 +120,11 @@ def write_bundle(
     licence: str = "",
     orientation: tuple[float, ...] = (),
     half: bool = False,
-) -> Path:
-    """Write the networks of ``runs``, all of one source, as the workspace's bundle ``name``, which is replaced.
+) -> None:
+    """Write the networks of ``runs``, all of one source, as the bundle ``name`` in ``folder``, which is replaced.
 
     ``scores`` is what cross-validation says of them, if anything; ``orientation`` how the training images lie, where that is
-    known; ``half`` stores weights as float16. Returns the bundle's folder. Raises :class:`UserError` if weights cannot be
-    read.
+    known; ``half`` stores weights as float16. Raises :class:`UserError` if weights cannot be read.
     """
     flips = runs[0].flips
     if any(run.flips != flips for run in runs):
@@ -146,9 +146,7 @@ def write_bundle(
         licence=licence,
     )
     weights = [_weights(run) for run in runs]
-    folder = workspace.model(name)
     save_bundle(folder, bundle, weights, half)
-    return folder
 
 
 def training_data(workspace: Workspace, dataset: Dataset, gt: str) -> dict[str, Any]:

@@ -108,8 +108,8 @@ def _measure(workspace: Workspace, dataset: Dataset, hashes: FileHashes, case: C
             pass  # measured again below
     image = load_image(workspace, case)
     labels = {source: load_labels(workspace, dataset, case, source) for source in case.labels}
-    for volume in labels.values():
-        require_same_geometry(image, volume, case)
+    for source, volume in labels.items():
+        require_same_geometry(image, volume, case, source)
     try:
         return measure_loaded(workspace, hashes, dataset, case, image, labels), key, True
     except ValueError as error:

@@ -265,7 +265,7 @@ def _preprocess_case(
                 extra = {"original_spacing": spacing, "original_shape": image.array.shape, "shape": array.shape}
             else:
                 labels = load_labels(workspace, dataset, case, source)
-                require_same_geometry(image, labels, case)
+                require_same_geometry(image, labels, case, source)
                 array = resample_labels(labels.array, size)
                 extra = {}
             save_array(paths[source], array)

@@ -51,13 +51,15 @@ def require_devices(devices: Sequence[str]) -> None:
         raise UserError("\n".join(problems))
 
 
-def make_slots(devices: Sequence[str], jobs: int | None, runs: int, plans: Sequence[Plan]) -> tuple[Slot, ...]:
+def make_slots(
+    devices: Sequence[str], jobs: int | None, runs: int, plans: Sequence[Plan], threads: int | None = None
+) -> tuple[Slot, ...]:
     """Room for at most ``runs`` processes: ``jobs`` if given, dealt to the devices in turn, else one per
     device, and on the CPU alone one per core.
 
     On a CPU one-thread processes side by side get more done than one process with many threads, which wait for each other
     whenever the machine does something else. There are fewer where memory is short. Fewer processes than cores have more
-    threads, all but one core among them.
+    threads, all but one core among them, unless ``threads`` says how many each has.
     """
     cores = available_cores()
     count = jobs or len(devices)
@@ -66,7 +68,7 @@ def make_slots(devices: Sequence[str], jobs: int | None, runs: int, plans: Seque
         memory = available_bytes()
         count = min(cores, int(memory // needed)) if memory and needed else cores
     count = max(1, min(count, runs))
-    threads = max(1, (cores - 1) // count)
+    threads = threads or max(1, (cores - 1) // count)
     return tuple(Slot(devices[number % len(devices)], threads) for number in range(count))
 
 

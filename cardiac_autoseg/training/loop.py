@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 import threading
 import time
@@ -30,7 +29,7 @@ from cardiac_autoseg.training.progress import progress_figure
 from cardiac_autoseg.training.recipe import Recipe
 from cardiac_autoseg.training.record import Record, append_log, cut_log
 from cardiac_autoseg.training.sampling import SliceBank, draw_centres, draw_slices, step_generator
-from cardiac_autoseg.training.setbacks import Setback, after, all_finite, broken_volume, out_of_memory
+from cardiac_autoseg.training.setbacks import Setback, after, all_finite, broken_volume, give_back_memory, out_of_memory
 from cardiac_autoseg.training.state import ANCHOR, STATE, State, anchor_every, held, trained_together
 from cardiac_autoseg.training.weights import placed, update_average
 from cardiac_autoseg.workspace import RunKey
@@ -89,9 +88,7 @@ class Run:
                     raise
                 # A copy, as the exception keeps the memory of the failed attempt alive.
                 problem = Setback(setback.why, setback.step, setback.memory)
-            gc.collect()
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
+            give_back_memory(self.device)
             self.go_back(problem)
 
     def attempt(self, stop: threading.Event) -> None:

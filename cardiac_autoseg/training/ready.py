@@ -35,7 +35,7 @@ class Options:
     folder: Path | None = None
     """Run folder; by default the workspace's for the run's key."""
     threads: int | None = None
-    """CPU threads; by default those the run was begun with, and for a new run those that torch has."""
+    """CPU threads of a new run, or of one begun on another machine; by default those that torch has."""
 
 
 @dataclass(frozen=True)

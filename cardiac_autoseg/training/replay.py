@@ -98,6 +98,7 @@ def replay(workspace: Workspace, run: Recorded, scratch: Path, choice: Options, 
             )
             report(f"compared: {len(compared)} lines of the log, to step {until}{known}: equal")
             if run.whole and choice.steps is None:
+                torch.set_num_threads(parts[-1].threads or torch.get_num_threads())
                 dice = validated(workspace, scratch, ready, device, stop, report)
                 if stop.is_set():
                     raise Interrupted

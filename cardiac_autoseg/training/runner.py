@@ -99,9 +99,10 @@ def _is_whole(folder: Path, ready: Ready, record: Record) -> bool:
 def settle(
     record: Record, plan: Plan, threads: int | None, device: torch.device, report: Callable[[str], None]
 ) -> list[Part]:
-    """The parts of a run that is begun, or goes on, here and now with ``threads`` threads; torch has them afterwards.
+    """The parts of a run that is begun, or goes on, here and now; torch has its number of threads afterwards.
 
-    Without a number it goes on with those that it was begun with on this machine, as others give other last digits.
+    On the machine where it was begun a run goes on with the threads that it had, whatever ``threads`` says: with others it
+    would end with other last digits than without the interruption.
     """
     try:
         parts = parts_of(record.values, plan.batch)
@@ -114,9 +115,9 @@ def settle(
         else max(held(record.folder, record.values.get("setbacks", [])).values(), default=0)
     )
     part = part_at(parts, step)
-    if threads is None and part.threads and part.environment.get("host") == platform.node():
-        if part.threads != torch.get_num_threads():
-            report(f"going on with {part.threads} thread(s), with which it was begun (--threads takes others)")
+    if part.threads and part.environment.get("host") == platform.node():
+        if part.threads != (threads or torch.get_num_threads()):
+            report(f"going on with {part.threads} thread(s), with which it was begun here (--restart takes others)")
         threads = part.threads
     if threads:
         torch.set_num_threads(threads)

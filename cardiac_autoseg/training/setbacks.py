@@ -7,9 +7,12 @@ any moment leaves a run that goes on as it would have.
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
+import gc
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -32,9 +35,12 @@ OUT_OF_MEMORY = (
     "can't allocate memory",
     "could not create a memory",
     "could not create a primitive",
+    "can't start new thread",
     "bad_alloc",
 )
 """How torch and its libraries say it. oneDNN does not get its code into memory, and creates no primitive."""
+M_MMAP_THRESHOLD = -3
+"""Of glibc's malloc.h."""
 
 
 class Setback(Exception):  # noqa: N818
@@ -54,6 +60,18 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and any(text in str(error).lower() for text in OUT_OF_MEMORY)
     )
+
+
+def give_back_memory(device: torch.device) -> None:
+    """Give unused memory back to the device, and to the system: what a failed step took must be there for the next."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    # glibc keeps what was freed for ever larger buffers, of sizes that are not asked for again. Other systems differ.
+    with suppress(OSError, AttributeError):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_THRESHOLD, 1 << 17)
+        libc.malloc_trim(0)
 
 
 def loss_limit(first: float | None, log: Sequence[Mapping[str, Any]]) -> float:

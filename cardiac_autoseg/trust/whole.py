@@ -13,6 +13,7 @@ from cardiac_autoseg.inference.crossvalidation import Combination, Pool, collect
 from cardiac_autoseg.inference.ensemble import best_postprocessing, pick_reference, write_bundle
 from cardiac_autoseg.inference.finished import FinishedRun, finished_runs
 from cardiac_autoseg.inference.postprocessing import POSTPROCESSING
+from cardiac_autoseg.temporaries import replacing
 from cardiac_autoseg.trust.complete import Report, complete_bundle, evaluate_as_delivered
 from cardiac_autoseg.workspace import Workspace
 
@@ -64,29 +65,31 @@ def bundle_whole(workspace: Workspace, wish: Wish, report: Report) -> Whole:
     if clean is None:
         clean = "none" if pool is None else best_postprocessing(score_postprocessing(pool, combination, report))
         report(f"postprocessing: {clean}{' (no folds to choose it by)' if pool is None else ''}")
-    folder = write_bundle(
-        workspace,
-        dataset,
-        runs,
-        wish.name,
-        report,
-        postprocessing=clean,
-        licence=wish.licence,
-        orientation=wish.orientation,
-        half=wish.half,
-    )
     evaluation, note = None, ""
-    if pool is not None:
-        reference = pick_reference(pool, wish.reference)
-        evaluation = evaluate_as_delivered(pool, combination, read_bundle(folder), reference, report)
-        write_evaluation(folder, evaluation)
-        note = (
-            f"Scores are those of the networks of fold {', '.join(pool.folds)}, trained alike on the other patients of"
-            " cross-validation, and of all views; the networks of this bundle have seen every patient."
+    with replacing(workspace.model(wish.name)) as folder:
+        write_bundle(
+            workspace,
+            dataset,
+            runs,
+            wish.name,
+            folder,
+            report,
+            postprocessing=clean,
+            licence=wish.licence,
+            orientation=wish.orientation,
+            half=wish.half,
         )
-    complete_bundle(folder, runs, evaluation, pool if wish.quality else None, combination, report, note=note)
+        if pool is not None:
+            reference = pick_reference(pool, wish.reference)
+            evaluation = evaluate_as_delivered(pool, combination, read_bundle(folder), reference, report)
+            write_evaluation(folder, evaluation)
+            note = (
+                f"Scores are those of the networks of fold {', '.join(pool.folds)}, trained alike on the other patients of"
+                " cross-validation, and of all views; the networks of this bundle have seen every patient."
+            )
+        complete_bundle(folder, runs, evaluation, pool if wish.quality else None, combination, report, note=note)
     dice = None if evaluation is None else evaluation.mean_dice
-    return Whole(folder, len(runs), clean, () if pool is None else pool.folds, dice)
+    return Whole(workspace.model(wish.name), len(runs), clean, () if pool is None else pool.folds, dice)
 
 
 def _folds(

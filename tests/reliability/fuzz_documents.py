@@ -168,7 +168,7 @@ def _use_evaluation(workspace: Workspace) -> None:
 def _use_speeds(workspace: Workspace) -> None:
     (workspace.root / "plans").mkdir(exist_ok=True)
     plan = make_plan(_fingerprint(), "unet", "cpu", 8.0, 2.0)
-    with mock.patch.object(estimate, "measure_speed", lambda *_: 9.5):
+    with mock.patch.object(estimate, "measure_speed", return_value=9.5):
         estimate.find_speed(workspace, plan, make_splits({f"p{n}": None for n in range(5)}), Slot("cpu", 1))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -113,10 +114,14 @@ def write_all(folder: Path, items: Iterable[Hostile]) -> None:
 
 
 def judge(items: Iterable[Hostile], text: str, made: Callable[[Hostile], bool]) -> dict[str, str]:
-    """Which tries did not hold, and why: what is refused must be named and make nothing, what is used make something."""
+    """Which tries did not hold, and why: what is refused must be named and make nothing, what is used make something.
+
+    A file is named, or its case: an index holds the place that a link leads to.
+    """
     wrong = {}
     for item in items:
-        named, done = item.name in text, made(item)
+        case = re.escape(item.name.split(".nii")[0])
+        named, done = item.name in text or bool(re.search(rf"(case|labels of) {case}\b", text)), made(item)
         if item.expected == USED and not done:
             wrong[item.name] = f"nothing was made of it: {_about(item.name, text)}"
         elif item.expected == REFUSED and (done or not named):

@@ -56,8 +56,8 @@ def main() -> None:
         pid = os.fork()
         if not pid:
             os._exit(run(*json.loads(line)))
-        print(pid, flush=True)
-        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+        os.write(1, f"{pid}\n".encode())
+        os.write(1, f"{os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])}\n".encode())
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -101,11 +101,12 @@ JSON_MASKS: dict[str, tuple[str, ...]] = {
     "speeds.json": ("slices_per_second",),
     "margins.json": ("declared",),
     "bundle.json": ("created", "MODEL_CARD.md"),
-    "study.json": ("study_seg.dcm", "study_seg_ED.dcm", "study_seg_ES.dcm", "study_sr.dcm"),
     "prediction.json": ("created",),
+    "study.json": ("study_seg.dcm", "study_seg_ED.dcm", "study_seg_ES.dcm", "study_sr.dcm"),
 }
-"""File name -> keys, at any depth, whose values are not compared: of the model card the checksum, as it says when it was made, of DICOM
-objects the size, as new identifiers differ in length."""
+"""File name -> keys, at any depth, whose values are not compared. Of the model card it is the checksum, as the card says when
+it was made; of DICOM objects the size, as new identifiers differ in length.
+"""
 TEXT_MASKS = {"MODEL_CARD.md": r"(?m)^Made \S+"}
 NOT_COMPARED = ("console.log",)
 """What the attempts at a run printed."""
@@ -231,3 +232,31 @@ def try_kill(
     if not problem:
         shutil.rmtree(folder)
     return f"{where}: {problem}" if problem else ""
+
+
+def try_half(server: Server, command: Command, start: Path, name: str, keep: float, folder: Path) -> str:
+    """One try: the file ``name`` is cut to a share ``keep`` of its length, then the command runs; what is wrong, in words.
+
+    It is right if the file is as it was, or if the command (or the page it writes) names it.
+    """
+    shutil.copytree(start, folder)
+    path = folder / name
+    content = path.read_bytes()
+    path.write_bytes(content[: int(keep * len(content))])
+    code, said = server.run(command, folder)
+    said += "".join(page.read_text() for page in (folder / "ws" / "reports").rglob("*.html"))
+    problem = said[-2000:] if "Traceback" in said else ""
+    if not problem and path.name not in said and not _is_made_again(path, content):
+        problem = f"it was taken for a result (exit code {code})"
+    shutil.rmtree(folder)
+    return f"{name} cut to {keep:.0%}: {problem}" if problem else ""
+
+
+def _is_made_again(path: Path, content: bytes) -> bool:
+    """Whether a file has the ``content`` that it had, but for what undisturbed runs differ in."""
+    if path.suffix == ".dcm":
+        return mask_dicom({path.name: path.read_bytes()}) == mask_dicom({path.name: content})
+    try:
+        return masked(path.name, path.read_bytes()) == masked(path.name, content)
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return False

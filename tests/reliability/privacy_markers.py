@@ -36,7 +36,7 @@ TELLING = (0x0002, 0x0008, 0x0010, 0x0012, 0x0020, 0x0032, 0x0038)
 NESTED = {"PatientID": "LO", "PatientName": "PN", "InstitutionName": "LO", "StudyDate": "DA", "TextValue": "UT"}
 HEADER = {"data_type": (4, 10), "db_name": (14, 18), "descrip": (148, 80), "aux_file": (228, 24), "intent_name": (328, 16)}
 """Texts of a NIfTI-1 header: where they begin, and their bytes."""
-_WORD, _NUMBER = re.compile(r"ZQ\d{5}", re.IGNORECASE), re.compile(r"(?<!\d)86753\d{5}(?!\d)")
+_WORD, _NUMBER = re.compile(r"ZQ\d{5}", re.IGNORECASE), re.compile(r"(?<!\d)8675\d{5}(?!\d)|101112\.8\d{5}")
 _UID = re.compile(r"1\.2\.826\.0\.1\.\d+(?:\.\d+)+")
 _DATE = re.compile(r"(?<![\d.])(?:18|19)\d{6}(?!\d)")
 _BASE64 = re.compile(rb"[A-Za-z0-9+/]{40,}={0,2}")
@@ -55,14 +55,14 @@ class Markers:
     def value(self, kind: str, place: str, numeric: bool) -> str:
         """A new value for an element of the VR ``kind``; numbers and times are as the standard has them if ``numeric``."""
         count = len(self.places)
-        if kind == "DA" or (kind == "DT" and numeric):
-            day = f"{date(1850, 1, 1) + timedelta(count):%Y%m%d}"
-            return self._new(place, day) + ("" if kind == "DA" else "120000")
+        if kind == "DA":
+            return self._new(place, f"{date(1850, 1, 1) + timedelta(count):%Y%m%d}")
         if kind == "UI":
             return self._new(place, f"1.2.826.0.1.{count + 10}.7")
-        if kind in ("DS", "IS", "TM") and numeric:
-            number = self._new(place, f"86753{count:05d}")
-            return number[:9] if kind == "IS" else f"101010.{number[4:]}" if kind == "TM" else number
+        if kind in ("TM", "DT") and numeric:
+            return ("18500101" if kind == "DT" else "") + self._new(place, f"101112.8{count:05d}")
+        if kind in ("DS", "IS") and numeric:
+            return self._new(place, f"8675{count:05d}")
         if kind == "PN":
             return f"{self.word(place)}^{self.word(place)}"
         return self.word(place)

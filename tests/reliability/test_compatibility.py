@@ -159,7 +159,8 @@ def test_a_bundle_of_an_earlier_release_predicts_the_same(golden: Path) -> None:
 def test_predictions_of_an_earlier_release_are_gone_on_with(golden: Path, capsys: pytest.CaptureFixture[str]) -> None:
     record, labels = golden / "predictions" / "cine.json", golden / "predictions" / "cine.nii.gz"
     known, before = values_of(record), labels.read_bytes()
-    (golden / "predictions" / "cine.html").write_text("")  # the archive has no pages
+    page = golden / "predictions" / "cine.html"  # the archive has no pages
+    page.write_bytes(b" " * known.get("bytes", {}).get(page.name, 1))
     options = ("-i", golden / "cine.nii.gz", "-o", golden / "predictions", "-w", golden)
     assert cas("predict", *options) == 0, capsys.readouterr().err
     assert values_of(record) == known
@@ -181,7 +182,7 @@ def test_predictions_of_an_earlier_release_are_gone_on_with(golden: Path, capsys
 
 @pytest.mark.tries(AREA, "a workspace of an earlier release is gone on with: nothing is redone, a stopped run ends")
 def test_a_workspace_of_an_earlier_release_is_gone_on_with(golden: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    kept = ("dataset.json", "fingerprint.json", "splits.json", "margins.json", f"{RUN}/run.json", f"{RUN}/model.safetensors")
+    kept = ("dataset.json", "fingerprint.json", "splits.json", "margins.json", f"{RUN}/model.safetensors")
     before = {name: (golden / name).read_bytes() for name in kept}
     index = values_of(golden / "preprocessed" / "index.json")
     assert cas("status", "-w", golden) == 0
@@ -189,8 +190,11 @@ def test_a_workspace_of_an_earlier_release_is_gone_on_with(golden: Path, capsys:
     assert cas("plan_and_preprocess", "-w", golden, "--only", "fingerprint", "preprocess") == 0
     assert "0 cases measured" in capsys.readouterr().out
     assert values_of(golden / "preprocessed" / "index.json") == index
+    # Nor has it what the validation wrote beside its scores: that is made again by the network of the day.
     assert cas("train", "unet", 0, "-w", golden) == 0
-    assert "already trained" in capsys.readouterr().out
+    assert "training on" not in capsys.readouterr().out
+    dice = values_of(golden / "expected.json")["mean_dice"][RUN]
+    assert values_of(golden / RUN / "run.json")["val_dice"] == pytest.approx(dice, abs=2e-3)
     begun = values_of(golden / UNFINISHED / "run.json")["step"]
     assert cas("train", "unet", 0, "-w", golden, "--seed", 1, "--steps", 300, "--quiet") == 0
     record = values_of(golden / UNFINISHED / "run.json")
@@ -258,7 +262,6 @@ def said_of(version: int, text: str) -> None:
 @pytest.mark.tries(AREA, "a file of a newer, or of an unknown older format: said in words, and the file left alone")
 @pytest.mark.parametrize("read", READ, ids=lambda read: f"{read.file} by {read.command}")
 def test_another_version_is_said_in_words(read: Read, latest: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (latest / "predictions" / "cine.html").write_text("")
     path = latest / read.file
     if read.command == "train":
         assert cas("plan_and_preprocess", "-w", latest, "--only", "preprocess") == 0

@@ -164,7 +164,7 @@ def test_changed_documents(name: str, every: dict[str, Document], tmp_path: Path
                 assert len(text) < 20_000
                 assert str(tmp_path) in text or name == "trust" or "the bundle '" in text, text
 
-    tries.count = examples(changed(document.valid) | anything, 1500 if full else 25, one, full)
+    tries.count = examples(changed(document.valid) | anything, 1500 if full else 60, one, full)
 
 
 @pytest.mark.tries(AREA, "bytes that are hardly JSON")
@@ -214,7 +214,7 @@ def test_bytes(tmp_path: Path, full: bool, tries: Any) -> None:
 def test_limits_of_json(tmp_path: Path, tries: Any) -> None:
     for text in ('{"a": 1, "a": 2}', "[" * 101 + "]" * 101, "1" * 5000, "{", '{"a" 1}', "\ufeff\ufeff1", "[1] 2"):
         tries.count += 1
-        with pytest.raises(ValueError, match="it |expecting|double|Extra|Expecting|BOM"):
+        with pytest.raises(ValueError, match=r"twice|nested|64 bits|delimiter|property|BOM|value|Extra"):
             parse_json(text)
     assert parse_json(b'\xef\xbb\xbf{"a": [1]}') == {"a": [1]}
     assert parse_json("[" * 100 + "]" * 100)

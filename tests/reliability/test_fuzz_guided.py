@@ -73,9 +73,7 @@ def test_file_without_a_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.tries(AREA, "what fuzzing found: a log of a run that is no UTF-8, or whose lines are no objects")
-@pytest.mark.parametrize(
-    "content", [b'{"step": 1}\n\xff\n', b"null\n", b'{"step": "x"}\n', b"[" * 100_000, b'{"loss": 1}\n']
-)
+@pytest.mark.parametrize("content", [b'{"step": 1}\n\xff\n', b"null\n", b'{"step": "x"}', b"[" * 100_000, b'{"loss": 1}'])
 def test_log_that_is_none(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").write_bytes(content)
     assert cut_log(tmp_path / "log.jsonl", 5) in ([], [{"step": 1}])

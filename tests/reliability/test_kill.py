@@ -1,20 +1,21 @@
-"""Kill -9 at random moments of every long command: the same command again ends with the same bytes, and nothing half made is
-taken for a result.
+"""Kill -9 at random moments of every long command: the same command again ends with the same bytes. And a file that was cut
+short at its final place, as by a copy onto a full disk, is never taken for a result.
 """
 
 from __future__ import annotations
 
 import random
-import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from .conftest import Tries
-from .kill_states import States, make_states
-from .kill_tools import Command, Server, try_kill, undisturbed
 
+from .conftest import FULL, Tries
+from .kill_states import States, make_states
+from .kill_tools import Command, Server, Undisturbed, try_half, try_kill, undisturbed
+
+AREA = "Crash safety"
 RUN = "ws/runs/enet/expert/ce_dice/fold_*/seed_0"
 PLAN = ("--target", "cpu", "--gflops", "0.2")
 
@@ -23,7 +24,8 @@ def commands(states: States) -> dict[str, Command]:
     """The long commands, each on the smallest data that takes it all the way."""
     data, other = str(states.data), str(states.data.parent / "other")
     train = ("enet", "0", "-w", "ws", "--device", "cpu", "--quiet", "--steps", "52", "--checkpoint-minutes", "0.01")
-    run = ("-w", "ws", "--arch", "enet", "--gt", "expert", "--folds", "0,1,2", "--steps", "6", "--devices", "cpu")
+    folds = "0,1,2" if FULL else "0,1"
+    run = ("-w", "ws", "--arch", "enet", "--gt", "expert", "--folds", folds, "--steps", "6", "--devices", "cpu")
     predict = ("-o", "out", "--slicer", "--save-probabilities", "--model", str(states.model))
     arrays = ("ws/preprocessed/images/*.json", "ws/preprocessed/labels/*/*.json", "ws/annotations/both/*.json")
     return {
@@ -41,7 +43,7 @@ def commands(states: States) -> dict[str, Command]:
         "cas_plan_and_preprocess": Command("plan_and_preprocess", ("-w", "ws", *PLAN), states.imported, arrays),
         "cas_plan_and_preprocess DIR": Command("plan_and_preprocess", (data, "-w", "ws", *PLAN), states.empty, arrays[:2]),
         "cas_train": Command("train", train, states.prepared, (f"{RUN}/model.safetensors",)),
-        "cas_ensemble": Command("ensemble", ("-w", "ws", "--zip"), states.trained),
+        "cas_ensemble": Command("ensemble", ("-w", "ws", "--zip", *(() if FULL else ("--no-quality",))), states.trained),
         "cas_predict": Command("predict", ("-i", str(states.scans / "*"), *predict), states.empty, ("out/*.nii.gz",)),
         "cas_run": Command("run", run, states.trained, (f"{RUN}/model.safetensors",)),
         "cas_report": Command("report", ("-w", "ws"), states.bundled),
@@ -53,7 +55,64 @@ def commands(states: States) -> dict[str, Command]:
     }
 
 
-NAMES = tuple(commands(States(*[Path("/x")] * 9)))
+NAMES = tuple(commands(States(*[Path("/nowhere")] * 9)))
+SAMPLE = [name for name in NAMES if FULL or name not in ("cas_compare", "cas_annotators", "cas_import again")]
+
+STORE = ("images/*.npy", "images/*.json", "labels/*/*.npy", "labels/*/*.json", "measurements/*.json", "index.json")
+DERIVED = ("ws/annotations/both/*.nii.gz", "ws/annotations/both/*.json")
+PLANNED = ("ws/fingerprint.json", "ws/splits.json", "ws/plans/*.json", "ws/dataset.json")
+SCORED = ("*.nii.gz", "*.csv", "evaluation.json")
+VALIDATED = (*(f"validation/{name}" for name in SCORED), "validation/probabilities/*.npy")
+MADE = ("{}.nii.gz", "{}.json", "{}.html", "{}.npz", "{}*.seg.nrrd")
+DICOM = ("study_seg.dcm", "study_seg_ED.dcm", "study_sr.dcm")
+OF_FOLDER = ("index.html", "measurements.csv", "labels_itksnap.txt", "labels_slicer.ctbl")
+HALVES: dict[str, tuple[str, ...]] = {
+    "cas_import again": ("ws/dataset.json",),
+    "cas_plan_and_preprocess": (
+        *PLANNED,
+        *DERIVED,
+        *(f"ws/preprocessed/{name}" for name in (*STORE, "files.json")),
+        "ws/annotations/novice1/*.nii.gz",
+    ),
+    "cas_simulate_annotator": ("ws/dataset.json", "ws/annotations/trained1/*.nii.gz", "ws/annotations/trained1/*.json"),
+    "cas_train": (
+        *(f"{RUN}/{name}" for name in ("run.json", "model.safetensors", *VALIDATED)),
+        *(f"{RUN}/test_other/{name}" for name in (*SCORED, "about.json")),
+    ),
+    "cas_ensemble": (
+        *(f"ws/models/best/{name}" for name in ("bundle.json", "*.safetensors", "MODEL_CARD.md", *SCORED[1:])),
+        "ws/models/best/validation/*.nii.gz",
+        "ws/models/best.zip",
+        *(f"{RUN}/{name}" for name in ("run.json", "plan.json", "model.safetensors", "validation/probabilities/*.npy")),
+    ),
+    "cas_predict": tuple(
+        f"out/{name}" for name in (*(one.format(case) for case in ("cine", "study") for one in MADE), *DICOM, *OF_FOLDER)
+    ),
+    "cas_report": (
+        "ws/reports/report.html",
+        *(f"ws/models/best/{name}" for name in ("bundle.json", "evaluation.json", "validation/*.nii.gz")),
+        *(f"{RUN}/{name}" for name in ("run.json", "plan.json", "log.jsonl", "validation/evaluation.json")),
+    ),
+    "cas_compare": (
+        *(f"ws/reports/compare/{name}" for name in ("*.html", "*.json", "*.csv")),
+        *(f"{RUN}/{name}" for name in ("run.json", "validation/evaluation.json", "validation/*.nii.gz")),
+        "ws/margins.json",
+    ),
+}
+"""Of each command the files, by pattern, that are cut short after it: the same command makes them again, or says which."""
+HALF_BEFORE: dict[str, tuple[str, ...]] = {
+    "cas_train": (
+        *("ws/dataset.json", "ws/splits.json", "ws/plans/enet.json", "ws/preprocessed/index.json"),
+        *("ws/preprocessed/images/patient001*.npy", "ws/preprocessed/labels/expert/patient001*.npy"),
+    ),
+    "cas_run": ("ws/plans/enet.json", "ws/splits.json", f"{RUN}/run.json"),
+}
+"""The same for what a command starts from."""
+
+
+def marked(names: list[str], what: str) -> list[object]:
+    """Names of commands as parameters with a line of the table each."""
+    return [pytest.param(name, marks=pytest.mark.tries(AREA, what.format(name))) for name in names]
 
 
 @pytest.fixture(scope="module")
@@ -62,38 +121,89 @@ def states(tmp_path_factory: pytest.TempPathFactory, make_bundle: Callable[..., 
 
 
 @pytest.fixture(scope="module")
-def servers(full: bool) -> Iterator[list[Server]]:
+def servers() -> Iterator[list[Server]]:
     """Two, so that two tries go on at once, where there are many."""
-    made = [Server() for _ in range(2 if full else 1)]
+    made = [Server() for _ in range(2 if FULL else 1)]
     yield made
     for server in made:
         server.close()
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.tries("Crash safety", f"kill -9 of {name}, then the same again"))
-        for name in NAMES
-    ],
-)
-def test_killed(name: str, states: States, servers: list[Server], tmp_path: Path, full: bool, tries: Tries) -> None:
-    command, count = commands(states)[name], 50 if full else 1
-    whole = undisturbed(servers[0], command, tmp_path / "whole" / "work")
+@pytest.fixture(scope="module")
+def whole(
+    states: States, servers: list[Server], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], tuple[Command, Undisturbed]]:
+    """A command by name, and what it leaves undisturbed; run once."""
+    done: dict[str, tuple[Command, Undisturbed]] = {}
+
+    def get(name: str) -> tuple[Command, Undisturbed]:
+        if name not in done:
+            command = commands(states)[name]
+            done[name] = command, undisturbed(servers[0], command, tmp_path_factory.mktemp("whole") / "work")
+        return done[name]
+
+    return get
+
+
+def in_turn(servers: list[Server], count: int, one: Callable[[Server, int], str]) -> list[str]:
+    """The problems of ``count`` tries, each on the next server that is free."""
 
     def some(first: int) -> list[str]:
-        """Every other try, on a server of their own."""
-        problems = []
-        for number in range(first, count, len(servers)):
-            folder = tmp_path / str(number) / "work"
-            draw = random.Random(f"{name} {number}")
-            alone = name == "cas_run" and number % 2 == 1
-            problems.append(try_kill(servers[first], command, whole, folder, draw, alone))
-        return problems
+        return [one(servers[first], number) for number in range(first, count, len(servers))]
 
     with ThreadPoolExecutor(len(servers)) as pool:
-        problems = [problem for found in pool.map(some, range(len(servers))) for problem in found]
-    shutil.rmtree(tmp_path / "whole")
-    bad = [problem for problem in problems if problem]
-    tries.count, tries.held = count, count - len(bad)
+        return [problem for found in pool.map(some, range(len(servers))) for problem in found if problem]
+
+
+@pytest.mark.parametrize("name", marked(SAMPLE, "kill -9 of {}, then the same again"))
+def test_killed(
+    name: str, whole: Callable[[str], tuple[Command, Undisturbed]], servers: list[Server], tmp_path: Path, tries: Tries
+) -> None:
+    command, undisturbed = whole(name)
+    tries.count = 50 if FULL else 1
+
+    def one(server: Server, number: int) -> str:
+        # Of cas_run every other time the parent alone, whose children must cope.
+        alone = name == "cas_run" and number % 2 == 1
+        return try_kill(
+            server, command, undisturbed, tmp_path / str(number) / "work", random.Random(f"{name} {number}"), alone
+        )
+
+    bad = in_turn(servers, tries.count, one)
+    tries.held = tries.count - len(bad)
+    assert not bad, "\n".join(bad)
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["after", "before"])
+@pytest.mark.parametrize(
+    "name",
+    marked([name for name in SAMPLE if name in HALVES or name in HALF_BEFORE], "half a file at the place of a result, {}"),
+)
+def test_half_a_file(
+    name: str,
+    before: bool,
+    whole: Callable[[str], tuple[Command, Undisturbed]],
+    servers: list[Server],
+    tmp_path: Path,
+    tries: Tries,
+) -> None:
+    patterns = (HALF_BEFORE if before else HALVES).get(name)
+    if patterns is None:
+        pytest.skip("nothing to cut short")
+    command, undisturbed = whole(name)
+    start = command.start if before else undisturbed.folder
+    files = [sorted(start.glob(pattern)) for pattern in patterns]
+    assert all(files), [pattern for pattern, found in zip(patterns, files, strict=True) if not found]
+    some = [(path, keep) for found in files for path in found[:3] for keep in (0.5, 0.0)]
+    if not FULL:
+        some = random.Random(name).sample(some, 1)
+    tries.count = len(some)
+
+    def one(server: Server, number: int) -> str:
+        path, keep = some[number]
+        folder = tmp_path / str(number) / "work"
+        return try_half(server, command, start, str(path.relative_to(start)), keep, folder)
+
+    bad = in_turn(servers, tries.count, one)
+    tries.held = tries.count - len(bad)
     assert not bad, "\n".join(bad)

@@ -16,6 +16,7 @@ import pytest
 
 from cardiac_autoseg.bundle import Bundle, load_bundle, read_bundle, read_quality
 from cardiac_autoseg.bundle_transfer import import_bundle, verify_bundle
+from cardiac_autoseg.data.dicom import read_study
 from cardiac_autoseg.errors import UserError
 
 from .bundle_tools import all_problems, little_memory, refused, sealed
@@ -140,6 +141,28 @@ def test_folders(case: str, name: str, tmp_path: Path, make_bundle: Make) -> Non
         read(folder)
     with little_memory(), pytest.raises(UserError, match=words):
         all_problems(folder)
+
+
+def long_names(archive: zipfile.ZipFile) -> None:
+    for number in range(1100):
+        archive.writestr(f"{number}{'x' * 65_000}", b"")
+
+
+DICOM_ZIPS: dict[str, tuple[Callable[..., None], str]] = {
+    "a directory without end": (long_names, "directory takes"),
+    "bzip2, which unpacks in one piece": (entry("a.dcm", bytes(1000), method=zipfile.ZIP_BZIP2), "unusual way"),
+}
+
+
+@pytest.mark.tries(AREA, "zips given as DICOM studies that would take memory without bounds")
+@pytest.mark.parametrize("case", DICOM_ZIPS)
+def test_dicom_zips(case: str, tmp_path: Path) -> None:
+    change, words = DICOM_ZIPS[case]
+    path = tmp_path / "study.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        change(archive)
+    with little_memory(), pytest.raises(UserError, match=words):
+        read_study(path)
 
 
 def test_the_bundle_used_here_is_whole(tmp_path: Path, make_bundle: Make) -> None:

@@ -20,6 +20,7 @@ import pytest
 from cardiac_autoseg.cli import common
 from cardiac_autoseg.cli.terminal import Plain, printable
 from cardiac_autoseg.csv_text import FORMULA, csv_text
+from cardiac_autoseg.delivery.record import read_records
 from cardiac_autoseg.errors import UserError
 
 AREA = "Security"
@@ -167,6 +168,17 @@ def test_formula_is_text(text: str) -> None:
     assert row == ["'" + text.replace("\r", "\n"), "-1.5", "-2", "", "a-b", "True"]
     (row,) = csv.reader(io.StringIO(csv_text([[f"a\rb{text}", "b\r\n=1", "c\0"]])))
     assert row == [f"a\nb{text}".replace("\r", "\n"), "b\n=1", "c "]
+
+
+@pytest.mark.tries(AREA, "records of cases whose picture is an address elsewhere")
+@pytest.mark.parametrize(
+    "address", ["https://x.example/a.png", "javascript:alert(7)", "//x", "data:text/html,<script>", '" onload=x']
+)
+def test_pictures_of_records(address: str, job: tuple[Path, str], tmp_path: Path) -> None:
+    (record, *_) = read_records(job[0] / "out")
+    (tmp_path / "a.json").write_text(json.dumps({**record, "thumbnail": address}))
+    with pytest.raises(UserError, match=r"a\.json .*thumbnail is no picture"):
+        read_records(tmp_path)
 
 
 @pytest.mark.tries(AREA, "names with escape sequences: printed by a command, they reach no terminal")

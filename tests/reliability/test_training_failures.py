@@ -155,7 +155,7 @@ def test_out_of_memory_with_one_slice_ends_in_words(ready: Workspace, plant: Pla
     plant("cpu 3 0")
     with pytest.raises(
         UserError,
-        match="memory ran out at step 3 .*, even with one slice at a time: end other programs, or plan a smaller network",
+        match=r"memory ran out at step 3 .*, even with one slice at a time: end other programs, or plan a smaller network",
     ):
         run(ready, tmp_path / "run")
     assert record(tmp_path / "run")["status"] == "failed"
@@ -182,7 +182,7 @@ def command(fault: str, root: Path, *extra: str) -> list[str]:
 def test_a_real_limit_on_memory(workspace_copy: Path) -> None:
     path = workspace_copy / "plans" / "unet.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"batch": 64}))
-    planted = command("limit 0 200", workspace_copy, "--steps", "1")
+    planted = command("limit 0 300", workspace_copy, "--steps", "1")
     planted[planted.index("0")] = "all"
     done = subprocess.run(planted, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

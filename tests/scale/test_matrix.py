@@ -152,6 +152,7 @@ def test_one_thread_processes_on_a_cpu_and_one_process_per_gpu(
     assert make_slots(["cpu"], None, 100, [plan]) == (Slot("cpu", 1),) * 8
     assert make_slots(["cpu"], None, 2, [plan]) == (Slot("cpu", 3),) * 2
     assert make_slots(["cpu"], 3, 100, [plan]) == (Slot("cpu", 2),) * 3
+    assert make_slots(["cpu"], 3, 100, [plan], threads=1) == (Slot("cpu", 1),) * 3
     assert make_slots(["cuda:0", "cuda:1"], None, 100, [plan]) == (Slot("cuda:0", 3), Slot("cuda:1", 3))
     assert [slot.device for slot in make_slots(["cuda:0", "cuda:1"], 3, 100, [plan])] == ["cuda:0", "cuda:1", "cuda:0"]
     monkeypatch.setattr(devices, "available_bytes", lambda: 2.5 * devices.training_bytes(plan))
