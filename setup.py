@@ -72,6 +72,7 @@ setup(
         "completion": ["shtab>=1.7"],
         "test": [
             "pytest>=8",
+            "hypothesis>=6.100",
             "ruff>=0.6",
             "mypy>=1.11",
             "medpy>=0.5",

@@ -179,7 +179,9 @@ def _runs(workspace: Workspace, notes: list[str]) -> list[Evaluated]:
     unfinished = 0
     for run in read_runs(workspace):
         path = run.folder / "validation" / "evaluation.json"
-        if run.state != "done":
+        if run.state == "broken":
+            notes.append(f"Left out: {run.problem}")
+        elif run.state != "done":
             unfinished += 1
         elif path.is_file():
             _add(found, notes, f"fold {run.key.fold}, seed {run.key.seed}", path, run)
@@ -195,6 +197,8 @@ def _bundles(workspace: Workspace, notes: list[str]) -> list[Evaluated]:
     found: list[Evaluated] = []
     for path in sorted((workspace.root / "models").glob("*/evaluation.json")):
         about = read_bundle_record(path.parent)
+        if not about:
+            notes.append(f"What made the ensemble {path.parent.name} is not known: its bundle.json is broken or missing.")
         source = about.get("training_data", {}).get("source")
         _add(found, notes, f"Ensemble {path.parent.name}{f', trained on {source}' if source else ''}", path, None)
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import time
@@ -43,19 +44,16 @@ class RunState:
 
     def number(self, name: str) -> float | None:
         """A number of the record, or None where it is absent or is no number."""
-        value = self.record.get(name)
-        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+        return _finite(self.record.get(name))
 
     @property
     def seconds(self) -> float | None:
         """Time spent in all stages, in seconds; None where the record does not say."""
         stages = self.record.get("seconds")
-        if isinstance(stages, int | float):
-            return float(stages)
         if not isinstance(stages, dict):
-            return None
-        times = [value for value in stages.values() if isinstance(value, int | float)]
-        return float(sum(times)) if times else None
+            return _finite(stages)
+        times = [value for value in map(_finite, stages.values()) if value is not None]
+        return _finite(sum(times)) if times else None
 
     @property
     def notes(self) -> list[str]:
@@ -81,6 +79,15 @@ class RunState:
             "updated": self.record.get("updated"),
             "folder": str(self.folder),
         }
+
+
+def _finite(value: Any) -> float | None:
+    """A number that is one, else None."""
+    try:
+        number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def read_runs(workspace: Workspace, now: float | None = None) -> list[RunState]:

@@ -115,8 +115,8 @@ def complete_bundle(
         card["scores"] = card_scores(dataclasses.asdict(evaluation), note)
     try:
         card["recipe"] = card_recipe([read_json(run.folder / "run.json") for run in runs])
-    except (KeyError, TypeError) as error:
-        report(f"the model card says nothing of the recipe: a run.json lacks {error}")
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        report(f"the model card says nothing of the recipe: a run.json is damaged ({error})")
     trust = None
     if pool is not None:
         try:

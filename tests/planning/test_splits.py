@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from sklearn.model_selection import StratifiedGroupKFold
 
-from planning.splits import Splits, make_splits, subset
+from planning.splits import Splits, few_folds, make_splits, subset
 
 GROUPS = ("NOR", "DCM", "HCM", "MINF", "RV")
 
@@ -111,9 +111,19 @@ def test_damaged_files_are_refused_in_words() -> None:
         Splits.from_json([values])  # type: ignore[arg-type]
 
 
-def test_too_few_subjects() -> None:
-    with pytest.raises(ValueError, match="5 folds need at least 5 subjects, there are 3"):
-        make_splits(cohort((3,)))
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_fewer_subjects_than_folds_are_left_out_one_by_one(count: int) -> None:
+    splits = make_splits(cohort((count,)))
+    assert splits.folds == count
+    assert all(len(splits.val(fold)) == 1 for fold in range(count))
+    assert Splits.from_json(json.loads(json.dumps(splits.to_json()))) == splits
+    assert len(splits.train("all")) == count
+    assert few_folds(splits).startswith("one subject" if count == 1 else f"{count} subjects: {count} folds instead of 5")
+
+
+def test_nothing_to_split() -> None:
+    with pytest.raises(ValueError, match="no subject"):
+        make_splits({})
     with pytest.raises(ValueError, match="at least 2 folds"):
         make_splits(cohort((3,)), folds=1)
 

@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
+
 from cardiac_autoseg.annotation.profile import read_profile
 from cardiac_autoseg.bundle import file_names, read_bundle
 from cardiac_autoseg.comparison import margins
 from cardiac_autoseg.data.index import LABELS, Case, Dataset, LabelRef, Source, load_dataset
 from cardiac_autoseg.data.nnunet import read_description
 from cardiac_autoseg.data.parsing import class_values, values_beside
+from cardiac_autoseg.data.volume import Geometry, write_labels
 from cardiac_autoseg.delivery.outputs import Wanted, done
 from cardiac_autoseg.delivery.record import index_row, read_records, write_table
 from cardiac_autoseg.evaluation.results import CaseMeta, CaseResult, StructureScore
@@ -46,6 +49,7 @@ from planning.planner import RULES, make_plan
 from planning.splits import make_splits
 
 KEY = RunKey("unet", "expert", "ce_dice", "0", 0)
+GEOMETRY = Geometry((2, 2, 1), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
 VALUES = {value: name for name, value in LABELS.items()}
 
 
@@ -85,7 +89,7 @@ def _record() -> Any:
     return {
         **{"format": "cardiac_autoseg case", "format_version": 1, "name": "a", "status": "ok", "shape": [2, 3, 4, 5]},
         **{"ed_frame": 1, "es_frame": None, "heart_rate": 60.5, "numbers": {"LV_EF": number}, "quality": quality},
-        **{"findings": [finding], "notes": ["x"], "thumbnail": "data:image/png;base64,AAAA"},
+        **{"findings": [finding], "notes": ["x"], "bytes": {"a.html": 0}, "thumbnail": "data:image/png;base64,AAAA"},
     }
 
 
@@ -149,8 +153,8 @@ def _use_records(workspace: Workspace) -> None:
 
 
 def _use_done(workspace: Workspace) -> None:
-    for ending in (".nii.gz", ".html"):
-        (workspace.root / f"a{ending}").touch()
+    (workspace.root / "a.html").touch()
+    write_labels(workspace.root / "a.nii.gz", np.zeros((1, 2, 2), np.uint8), GEOMETRY)
     done(workspace.root, "a", Wanted(slicer=True))
 
 

@@ -37,10 +37,9 @@ class Outcome:
         """What no command may do, whatever it is given."""
         if self.code is None:
             return [f"it did not end in time: {self.text[-500:]}"]
-        found = [f"exit code {self.code}"] if self.code not in codes else []
-        if "Traceback (most recent call last)" in self.text:
-            found.append(self.text[self.text.index("Traceback (most recent call last)") :][-1500:])
-        return found
+        _, traceback, last = self.text.rpartition("Traceback (most recent call last)")
+        found = [traceback + last[-1500:]] if traceback else []
+        return found + ([f"exit code {self.code}"] if self.code not in codes else [])
 
 
 def process(words: Sequence[object], seconds: float) -> Outcome:

@@ -104,8 +104,8 @@ JSON_MASKS: dict[str, tuple[str, ...]] = {
     "prediction.json": ("created",),
     "study.json": ("study_seg.dcm", "study_seg_ED.dcm", "study_seg_ES.dcm", "study_sr.dcm"),
 }
-"""File name -> keys, at any depth, whose values are not compared. Of the model card it is the checksum, as the card says when
-it was made; of DICOM objects the size, as new identifiers differ in length.
+"""File name -> keys, at any depth, whose values are not compared. Of the model card it is the checksum, as the card says
+when it was made; of DICOM objects the size, as new identifiers differ in length.
 """
 TEXT_MASKS = {"MODEL_CARD.md": r"(?m)^Made \S+"}
 NOT_COMPARED = ("console.log",)

@@ -38,7 +38,7 @@ HEADER = {"data_type": (4, 10), "db_name": (14, 18), "descrip": (148, 80), "aux_
 """Texts of a NIfTI-1 header: where they begin, and their bytes."""
 _WORD, _NUMBER = re.compile(r"ZQ\d{5}", re.IGNORECASE), re.compile(r"(?<!\d)8675\d{5}(?!\d)|101112\.8\d{5}")
 _UID = re.compile(r"1\.2\.826\.0\.1\.\d+(?:\.\d+)+")
-_DATE = re.compile(r"(?<![\d.])(?:18|19)\d{6}(?!\d)")
+_DATE = re.compile(r"(?<![\d.])(?:18|19)\d{6}")
 _BASE64 = re.compile(rb"[A-Za-z0-9+/]{40,}={0,2}")
 
 
@@ -82,11 +82,10 @@ class Markers:
 
 
 def layers(content: bytes, depth: int = 3) -> Iterator[str]:
-    """The texts in some bytes: as they are and as UTF-16, unpacked from gzip, zip, zlib in PNG, and base64."""
+    """The texts in some bytes: as they are, also in UTF-16 and UTF-32, unpacked from gzip, zip, zlib in PNG, and base64."""
     yield content.decode("latin-1")
     if b"\0" in content:
-        yield content.decode("utf-16-le", "ignore")
-        yield content[1:].decode("utf-16-le", "ignore")
+        yield content.replace(b"\0", b"").decode("latin-1")
     if depth:
         for inner in _packed(content):
             yield from layers(inner, depth - 1)

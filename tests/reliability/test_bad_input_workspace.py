@@ -75,7 +75,10 @@ def test_workspace_files(tmp_path: Path, trained: Path, tries: Tries, name: str,
     path = place / next(iter(place.glob(name.replace("001_frame01", "*"))), place / name).relative_to(place)
     good, others = path.read_bytes(), tree(tmp_path / "outer")
     contents = [*whole(), *spoiled(good)]
-    chosen = contents if full else contents[:: max(1, len(contents) // 14)]
+    # Pages and ensembles take a second each.
+    slow = any(main in (report.main, ensemble.main) for main, _ in commands(place)[name])
+    count = (20 if slow else 150) if full else (3 if slow else 10)
+    chosen = contents[:: max(1, len(contents) // count)]
     wrong = {}
     for kind, content in chosen:
         for main, words in commands(place)[name]:
