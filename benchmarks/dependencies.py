@@ -1,12 +1,12 @@
 """The declared ranges of Python and of each dependency, run at both ends; writes results/dependencies.md.
 
-    python benchmarks/dependencies.py FOLDER [NAME …] [--python PATH …] [--source TREE]
+    python benchmarks/dependencies.py FOLDER [NAME …] [--python PATH …] [--source TREE] [--tests PART …]
 
 Makes environments below FOLDER, one after the other, runs the fast tests in each and deletes it: ``oldest``, every package
 at the bound that setup.py declares, and ``newest``, what pip takes without constraints, both with the Python that runs this;
 and ``python3.x``, the newest with each interpreter that ``--python`` names. NAME: only these; what is not named keeps its
-last result. The code is HEAD, or what lies in TREE. pip is used as it is configured. An environment takes up to 8 GB while
-it is there, as torch for Linux comes with CUDA's libraries.
+last result. PART: only these folders of tests. The code is HEAD, or what lies in TREE. pip is used as it is configured.
+An environment takes up to 8 GB while it is there, as torch for Linux comes with CUDA's libraries.
 """
 
 from __future__ import annotations
@@ -74,15 +74,19 @@ def plain(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def test(place: Path, tree: Path) -> dict[str, Any]:
-    """Run the fast tests, and of those that try to break the tool the files of earlier releases; what passed and failed."""
+def test(place: Path, tree: Path, parts: list[str]) -> dict[str, Any]:
+    """Run the fast tests, and of those that try to break the tool the files of earlier releases; what passed and failed.
+
+    ``parts``: only these folders of tests.
+    """
     record = place / "tests.xml"
     folders = sorted(
         path for path in (tree / "tests").iterdir() if path.is_dir() and path.name not in ("reliability", "golden")
     )
     files = [*sorted((tree / "tests").glob("test_*.py")), tree / "tests" / "reliability" / "test_compatibility.py"]
     command = [str(place / "bin" / "python"), "-m", "pytest", "-m", "not slow and not realdata", f"--junitxml={record}"]
-    command += [str(path) for path in [*folders, *files] if path.exists()]
+    wanted = [tree / "tests" / part for part in parts] or [*folders, *files]
+    command += [str(path) for path in wanted if path.exists()]
     environment = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
     started = time.perf_counter()
     try:
@@ -97,6 +101,7 @@ def test(place: Path, tree: Path) -> dict[str, Any]:
     failed += int(suite.get("errors", 0))
     bad = [case for case in suite.iter("testcase") if case.find("failure") is not None or case.find("error") is not None]
     return {
+        "tests": ", ".join(parts) or "all",
         "passed": tests - skipped - failed,
         "failed": failed,
         "skipped": skipped,
@@ -105,7 +110,7 @@ def test(place: Path, tree: Path) -> dict[str, Any]:
     }
 
 
-def run(folder: Path, name: str, python: str, tree: Path) -> dict[str, Any]:
+def run(folder: Path, name: str, python: str, tree: Path, parts: list[str]) -> dict[str, Any]:
     """One environment from its making to its deletion."""
     place = folder / name
     shutil.rmtree(place, ignore_errors=True)
@@ -115,7 +120,7 @@ def run(folder: Path, name: str, python: str, tree: Path) -> dict[str, Any]:
     record: dict[str, Any] = {"python": version.stdout.strip(), "date": f"{datetime.now(UTC):%Y-%m-%d}"}
     try:
         error = make(place, python, declared(tree), oldest=name == "oldest")
-        return record | ({"error": error} if error else {"versions": installed(place), **test(place, tree)})
+        return record | ({"error": error} if error else {"versions": installed(place), **test(place, tree, parts)})
     finally:
         shutil.rmtree(place, ignore_errors=True)
 
@@ -128,11 +133,11 @@ def table(environments: dict[str, dict[str, Any]], needed: list[Requirement]) ->
         f"`python benchmarks/dependencies.py`, {machine()}. The tests are those without the marks `slow` and `realdata`;",
         "of those in tests/reliability, which try to break the tool, `test_compatibility.py`.",
         "",
-        "| environment | Python | tests passed | failed | skipped | seconds | run on |",
-        "|---|---|---|---|---|---|---|",
+        "| environment | Python | tests | passed | failed | skipped | seconds | run on |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name, one in environments.items():
-        cells = [str(one.get(key, "-")) for key in ("passed", "failed", "skipped", "seconds")]
+        cells = [str(one.get(key, "-")) for key in ("tests", "passed", "failed", "skipped", "seconds")]
         lines.append(f"| {name} | {one['python']} | {' | '.join(cells)} | {one['date']} |")
     lines += ["", f"| package | declared | {' | '.join(names)} |", f"|---|---|{'---|' * len(names)}"]
     for requirement in needed:
@@ -149,7 +154,7 @@ def table(environments: dict[str, dict[str, Any]], needed: list[Requirement]) ->
 NOT_RUN = (
     "Not run: releases between the two ends, and the oldest of one package beside the newest of another; Python 3.14 and",
     "later; systems other than Linux on x86-64; torch on a GPU; in these environments (they are run in that of",
-    "constraints.txt) the tests that need real data or take more than ten seconds, and those of tests/reliability that are not",
+    "constraints.txt) the tests that need real data or take more than ten seconds, and those of tests/reliability not",
     "named above. Python older than 3.11 is not declared: the code uses what came with 3.11.",
 )
 
@@ -159,6 +164,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, metavar="FOLDER")
     parser.add_argument("names", nargs="*", metavar="NAME", help="oldest, newest, python3.x")
     parser.add_argument("--python", nargs="+", default=[], metavar="PATH")
+    parser.add_argument("--tests", nargs="+", default=[], metavar="PART")
     parser.add_argument("--source", type=Path, metavar="TREE")
     values = parser.parse_args()
     values.folder = values.folder.resolve()
@@ -176,7 +182,7 @@ def main() -> None:
     record = RESULTS / "dependencies.json"
     environments = json.loads(record.read_text()) if record.is_file() else {}
     for name in values.names or pythons:
-        environments[name] = run(values.folder, name, pythons[name], tree.resolve())
+        environments[name] = run(values.folder, name, pythons[name], tree.resolve(), values.tests)
         record.write_text(json.dumps(environments, indent=1) + "\n")
         (RESULTS / "dependencies.md").write_text(table(environments, declared(tree)))
     print((RESULTS / "dependencies.md").read_text())

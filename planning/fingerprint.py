@@ -19,6 +19,8 @@ FORMAT_VERSION = 1
 PERCENTILES = (0.5, 5.0, 25.0, 50.0, 75.0, 95.0, 99.5)
 """The intensity percentiles that are kept, in heart and in body."""
 PREFERRED_SOURCE = "expert"
+MEASURED = frozenset(f"{name}_{axis}" for name in ("spacing", "size") for axis in "zyx") | {"fov_y", "fov_x"}
+"""What every summary has, labels or not."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,8 @@ class Fingerprint:
         """Rebuild a fingerprint; raises ``ValueError`` when the format version or the fields do not fit."""
         check_version(values, FORMAT_VERSION, "fingerprint", "run cas_plan_and_preprocess again")
         fingerprint = build(Fingerprint, values)
+        if lacking := sorted(MEASURED - fingerprint.summary.keys()):
+            raise ValueError(f"fingerprint: its summary has no {lacking[0]}")
         for case in fingerprint.cases:
             if min(*case.shape, *case.spacing) <= 0 or case.case_id not in fingerprint.subjects:
                 raise ValueError(f"fingerprint: case {case.case_id!r} has no subject, or a size or spacing not above 0")

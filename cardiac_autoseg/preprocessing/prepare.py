@@ -103,7 +103,9 @@ def _measure(workspace: Workspace, dataset: Dataset, hashes: FileHashes, case: C
         try:
             kept = read_json(path)
             if kept["key"] == key:
-                return case_from_json(kept["measurement"]), key, False
+                measurement = case_from_json(kept["measurement"])
+                if _is_of(measurement, case, dataset):
+                    return measurement, key, False
         except (UserError, KeyError, TypeError, ValueError):
             pass  # measured again below
     image = load_image(workspace, case)
@@ -114,6 +116,13 @@ def _measure(workspace: Workspace, dataset: Dataset, hashes: FileHashes, case: C
         return measure_loaded(workspace, hashes, dataset, case, image, labels), key, True
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+def _is_of(measurement: CaseMeasurement, case: Case, dataset: Dataset) -> bool:
+    """Whether a measurement that was read is one of this case: a file can be edited, or belong to another."""
+    volumes = all(item.volumes_ml.keys() == set(dataset.classes[1:]) for item in measurement.sources.values())
+    sizes = min(*measurement.shape, *measurement.spacing) > 0
+    return measurement.case_id == case.id and measurement.sources.keys() == case.labels.keys() and volumes and sizes
 
 
 def measure_loaded(

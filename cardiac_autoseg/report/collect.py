@@ -175,8 +175,7 @@ def complete(evaluation: Evaluation, index: str) -> list[dict[str, Any]]:
 
 
 def _runs(workspace: Workspace, notes: list[str]) -> list[Evaluated]:
-    found: list[Evaluated] = []
-    unfinished = 0
+    found, unfinished = list[Evaluated](), 0
     for run in read_runs(workspace):
         path = run.folder / "validation" / "evaluation.json"
         if run.state == "broken":

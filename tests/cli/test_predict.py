@@ -12,6 +12,7 @@ import pytest
 import SimpleITK as sitk
 
 from cardiac_autoseg.cli.predict import main
+from cardiac_autoseg.data.volume import read_volume, write_labels
 from cardiac_autoseg.inference.model import load_model
 
 
@@ -84,18 +85,20 @@ def test_finished_files_are_not_predicted_again(tmp_path: Path, bundle: Path, ca
     arguments = ["-i", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--model", str(bundle)]
     assert main(arguments) == 0
     first = (tmp_path / "out" / "a.nii.gz").read_bytes()
-    (tmp_path / "out" / "a.nii.gz").write_bytes(b"kept")
+    made = read_volume(tmp_path / "out" / "a.nii.gz")
+    write_labels(tmp_path / "out" / "a.nii.gz", 3 - made.array.astype(np.uint8), made.geometry)
+    kept = (tmp_path / "out" / "a.nii.gz").read_bytes()
     (tmp_path / "out" / "b.nii.gz").unlink()
     capsys.readouterr()
     assert main(arguments) == 0
     assert "1 of 2 scans are done" in capsys.readouterr().out
-    assert (tmp_path / "out" / "a.nii.gz").read_bytes() == b"kept"
+    assert (tmp_path / "out" / "a.nii.gz").read_bytes() == kept
     assert (tmp_path / "out" / "b.nii.gz").exists()
     assert main([*arguments, "--fast"]) == 2
     assert "predictions of another model" in capsys.readouterr().err
-    assert (tmp_path / "out" / "a.nii.gz").read_bytes() == b"kept"
+    assert (tmp_path / "out" / "a.nii.gz").read_bytes() == kept
     assert main([*arguments, "--overwrite"]) == 0
-    assert len((tmp_path / "out" / "a.nii.gz").read_bytes()) == len(first)
+    assert (tmp_path / "out" / "a.nii.gz").read_bytes() == first
 
 
 def test_probabilities_fit_the_labels(tmp_path: Path, bundle: Path) -> None:

@@ -154,10 +154,14 @@ def test_folds_that_part_a_person_are_dealt_anew(workspace_copy: Path) -> None:
     assert not update_splits(Workspace(workspace_copy), replace(dataset, cases=cases))[1]
 
 
-def test_too_few_subjects_for_the_folds_is_said_in_words(prepared_workspace: Path, tmp_path: Path) -> None:
+def test_few_subjects_make_fewer_folds_and_none_are_refused(prepared_workspace: Path, tmp_path: Path) -> None:
     dataset = load_dataset(prepared_workspace / "dataset.json")
-    with pytest.raises(UserError, match="5 subjects with labels, there are 2: import more"):
-        update_splits(Workspace(tmp_path), replace(dataset, cases=dataset.cases[:4]))
+    assert update_splits(Workspace(tmp_path), replace(dataset, cases=dataset.cases[:4]))[0].folds == 2
+    # More subjects: dealt anew.
+    assert update_splits(Workspace(tmp_path), dataset)[0].folds == 5
+    unlabelled = tuple(replace(case, labels={}) for case in dataset.cases)
+    with pytest.raises(UserError, match="no case has labels"):
+        update_splits(Workspace(tmp_path), replace(dataset, cases=unlabelled))
 
 
 def test_another_data_set_is_not_taken_for_the_workspace_s_own(

@@ -77,7 +77,7 @@ def test_workspace_files(tmp_path: Path, trained: Path, tries: Tries, name: str,
     contents = [*whole(), *spoiled(good)]
     # Pages and ensembles take a second each.
     slow = any(main in (report.main, ensemble.main) for main, _ in commands(place)[name])
-    count = (20 if slow else 150) if full else (3 if slow else 10)
+    count = (12 if slow else 150) if full else (3 if slow else 10)
     chosen = contents[:: max(1, len(contents) // count)]
     wrong = {}
     for kind, content in chosen:

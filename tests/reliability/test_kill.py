@@ -5,17 +5,31 @@ short at its final place, as by a copy onto a full disk, is never taken for a re
 from __future__ import annotations
 
 import random
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from cardiac_autoseg.files import write_text
+
 from .conftest import FULL, Tries
 from .kill_states import States, make_states
 from .kill_tools import Command, Server, Undisturbed, try_half, try_kill, undisturbed
 
 AREA = "Crash safety"
+LEAVE = """
+import time
+from pathlib import Path
+from cardiac_autoseg.files import atomic_path
+with atomic_path(Path({!r})):
+    print("begun", flush=True)
+    time.sleep(60)
+"""
+"""A program that begins to write a file, and takes its time."""
 RUN = "ws/runs/enet/expert/ce_dice/fold_*/seed_0"
 PLAN = ("--target", "cpu", "--gflops", "0.2")
 
@@ -56,7 +70,8 @@ def commands(states: States) -> dict[str, Command]:
 
 
 NAMES = tuple(commands(States(*[Path("/nowhere")] * 9)))
-SAMPLE = [name for name in NAMES if FULL or name not in ("cas_compare", "cas_annotators", "cas_import again")]
+LEFT_TO_FULL = ("cas_run", "cas_compare", "cas_annotators", "cas_import again")
+SAMPLE = [name for name in NAMES if FULL or name not in LEFT_TO_FULL]
 
 STORE = ("images/*.npy", "images/*.json", "labels/*/*.npy", "labels/*/*.json", "measurements/*.json", "index.json")
 DERIVED = ("ws/annotations/both/*.nii.gz", "ws/annotations/both/*.json")
@@ -110,11 +125,6 @@ HALF_BEFORE: dict[str, tuple[str, ...]] = {
 """The same for what a command starts from."""
 
 
-def marked(names: list[str], what: str) -> list[object]:
-    """Names of commands as parameters with a line of the table each."""
-    return [pytest.param(name, marks=pytest.mark.tries(AREA, what.format(name))) for name in names]
-
-
 @pytest.fixture(scope="module")
 def states(tmp_path_factory: pytest.TempPathFactory, make_bundle: Callable[..., Path]) -> States:
     return make_states(tmp_path_factory.mktemp("states"), make_bundle)
@@ -155,7 +165,10 @@ def in_turn(servers: list[Server], count: int, one: Callable[[Server, int], str]
         return [problem for found in pool.map(some, range(len(servers))) for problem in found if problem]
 
 
-@pytest.mark.parametrize("name", marked(SAMPLE, "kill -9 of {}, then the same again"))
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.tries(AREA, f"kill -9 of {name}, then the same again")) for name in SAMPLE],
+)
 def test_killed(
     name: str, whole: Callable[[str], tuple[Command, Undisturbed]], servers: list[Server], tmp_path: Path, tries: Tries
 ) -> None:
@@ -174,10 +187,14 @@ def test_killed(
     assert not bad, "\n".join(bad)
 
 
-@pytest.mark.parametrize("before", [False, True], ids=["after", "before"])
 @pytest.mark.parametrize(
-    "name",
-    marked([name for name in SAMPLE if name in HALVES or name in HALF_BEFORE], "half a file at the place of a result, {}"),
+    ("name", "before"),
+    [
+        pytest.param(name, before, marks=pytest.mark.tries(AREA, f"a file cut short {place} {name}"), id=f"{place} {name}")
+        for before, place, table in ((False, "after", HALVES), (True, "before", HALF_BEFORE))
+        for name in SAMPLE
+        if name in table and (FULL or name != "cas_report")
+    ],
 )
 def test_half_a_file(
     name: str,
@@ -187,11 +204,9 @@ def test_half_a_file(
     tmp_path: Path,
     tries: Tries,
 ) -> None:
-    patterns = (HALF_BEFORE if before else HALVES).get(name)
-    if patterns is None:
-        pytest.skip("nothing to cut short")
     command, undisturbed = whole(name)
     start = command.start if before else undisturbed.folder
+    patterns = (HALF_BEFORE if before else HALVES)[name]
     files = [sorted(start.glob(pattern)) for pattern in patterns]
     assert all(files), [pattern for pattern, found in zip(patterns, files, strict=True) if not found]
     some = [(path, keep) for found in files for path in found[:3] for keep in (0.5, 0.0)]
@@ -207,3 +222,42 @@ def test_half_a_file(
     bad = in_turn(servers, tries.count, one)
     tries.held = tries.count - len(bad)
     assert not bad, "\n".join(bad)
+
+
+@pytest.mark.tries(AREA, "a bundle's folder without its record, or with a file cut short")
+def test_half_a_bundle(states: States, servers: list[Server], tmp_path: Path, tries: Tries) -> None:
+    scan = str(states.scans / "volume.nii.gz")
+    names = sorted(path.name for path in states.model.iterdir())
+    tries.count = 2 * len(names)
+    for name in names:
+        for gone in (True, False):
+            folder = tmp_path / f"{name}{gone}"
+            (folder / "out").mkdir(parents=True)
+            model = shutil.copytree(states.model, folder / "model")
+            if gone:
+                (model / name).unlink()
+            else:
+                (model / name).write_bytes((model / name).read_bytes()[:-100])
+            predict = Command("predict", ("-i", scan, "-o", "out", "--model", "model"), folder)
+            code, said = servers[0].run(predict, folder)
+            # The model card is for people: nothing is read from it.
+            assert code == (0 if name == "MODEL_CARD.md" else 2), said
+            assert name == "MODEL_CARD.md" or name in said or "there is no bundle at model" in said
+            checked, said = servers[0].run(Command("models", ("verify", "model"), folder), folder)
+            assert checked != 0
+            assert name in said or "there is no bundle at model" in said
+
+
+def test_what_a_killed_process_left_is_cleared_and_what_another_writes_is_not(tmp_path: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", LEAVE.format(str(tmp_path / "kept.json"))], stdout=subprocess.PIPE)
+    gone = subprocess.Popen([sys.executable, "-c", LEAVE.format(str(tmp_path / "left.json"))], stdout=subprocess.PIPE)
+    with process, gone:
+        for one in (process, gone):
+            assert one.stdout
+            assert one.stdout.readline()
+        gone.kill()
+        gone.wait()
+        assert len(list(tmp_path.glob(".*.json"))) == 2
+        write_text(tmp_path / "new.json", "")
+        assert [path.name[:6] for path in tmp_path.glob(".*.json")] == [".kept."]
+        process.kill()

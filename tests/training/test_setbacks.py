@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from cardiac_autoseg.errors import UserError
+from cardiac_autoseg.training import loop
 from cardiac_autoseg.training.environment import differences, environment
 from cardiac_autoseg.training.log import checksum
 from cardiac_autoseg.training.parts import Part, go_on, part_at, parts_of, to_json
@@ -39,7 +40,7 @@ def test_records_without_parts_and_damaged_ones() -> None:
     assert parts_of({"hardware": HERE}, 8) == [WHOLE]
     values = to_json([WHOLE])[0]
     for broken in ([values | {"step": 3}], [values | {"rate": 0}], [{"step": 0}], [values | {"more": 1}], [3]):
-        with pytest.raises(ValueError):  # noqa: PT011
+        with pytest.raises(ValueError):
             parts_of({"parts": broken}, 8)
 
 
@@ -80,11 +81,11 @@ def test_what_counts_as_diverging() -> None:
 
 def test_all_finite_and_checksum() -> None:
     network = torch.nn.BatchNorm2d(3)
-    before = checksum(network)
+    before, mean = checksum(network), network.state_dict()["running_mean"]
     assert all_finite(network.state_dict()) and checksum(torch.nn.BatchNorm2d(3)) == before
-    network.running_mean[1] = torch.finfo(torch.float32).tiny
+    mean[1] = torch.finfo(torch.float32).tiny
     assert checksum(network) != before
-    network.running_mean[1] = math.inf
+    mean[1] = math.inf
     assert not all_finite(network.state_dict())
 
 
@@ -113,8 +114,11 @@ def test_environment_names_what_decides_the_last_digits() -> None:
     assert differences({**now, "torch": "1", "cores": 99, "gone": 1}, now) == [f"torch: 1 then, {now['torch']} now"]
 
 
-def test_a_batch_in_pieces_has_the_gradients_of_the_batch(prepared_workspace: Path, tmp_path: Path) -> None:
+def test_a_batch_in_pieces_has_the_gradients_of_the_batch(
+    prepared_workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With a loss that is a mean over pixels, and batch norm that does not look at the batch."""
+    monkeypatch.setattr(loop, "uses_bfloat16", lambda _: False)
     key = RunKey("enet", "expert", "ce", "0", 0)
     ready = make_ready(Workspace(prepared_workspace), key, Options(steps=10), lambda _: None)
     gradients, sums = [], []
@@ -131,4 +135,4 @@ def test_a_batch_in_pieces_has_the_gradients_of_the_batch(prepared_workspace: Pa
     for other in (1, 2):
         torch.testing.assert_close(sums[other], sums[0], rtol=1e-4, atol=1e-3)
         for one, two in zip(gradients[0], gradients[other], strict=True):
-            torch.testing.assert_close(two, one, rtol=2e-3, atol=2e-4)
+            assert float((two - one).norm()) <= 1e-3 * float(one.norm()) + 1e-5
