@@ -20,7 +20,7 @@ from pathlib import Path
 
 from peer_measure import machine
 from scaling_data import enlarge_store, make_ensemble, make_patients, make_scans, part
-from scaling_measure import Cost, growth, memory_limit, run
+from scaling_measure import Cost, memory_limit, over_line, run
 from scaling_plot import plot
 
 RESULTS = Path(__file__).parent / "results"
@@ -41,9 +41,9 @@ class Series:
     costs: dict[int, Cost] = field(default_factory=dict)
 
     @property
-    def exponent(self) -> float | None:
-        """How its CPU time grows, see :func:`growth`."""
-        return growth(tuple(self.costs), [cost.cpu for cost in self.costs.values()])
+    def over_line(self) -> float | None:
+        """How its CPU time grows, see :func:`scaling_measure.over_line`."""
+        return over_line(tuple(self.costs), [cost.cpu for cost in self.costs.values()])
 
 
 def over_cases(folder: Path, sizes: Sequence[int], series: dict[str, Series]) -> None:
@@ -123,16 +123,16 @@ def say(what: str, cost: Cost) -> None:
 
 
 def table(series: Sequence[Series]) -> list[str]:
-    """A row for each series: CPU seconds at each size, growth, memory at the smallest and largest size."""
+    """A row for each series: CPU seconds at each size, how it grows, memory at the smallest and largest size."""
     sizes = list(series[0].costs)
     lines = [
-        f"| {series[0].unit} | {' | '.join(map(str, sizes))} | wall at {sizes[-1]} | growth | anonymous MB | peak MB |",
+        f"| {series[0].unit} | {' | '.join(map(str, sizes))} | wall at {sizes[-1]} | to the line | anonymous MB | peak MB |",
         f"|---|{'---|' * (len(sizes) + 4)}",
     ]
     for item in series:
         costs = list(item.costs.values())
-        exponent = item.exponent
-        grows = "too little to tell" if exponent is None else f"{exponent:.2f}{' **!**' if exponent > FLAGGED else ''}"
+        ratio = item.over_line
+        grows = "" if ratio is None else f"{ratio:.2f}{' **!**' if ratio > FLAGGED else ''}"
         cells = [f"{item.costs[size].cpu:.2f}" if size in item.costs else "" for size in sizes]
         memory = " | ".join(f"{first:.0f} to {last:.0f}" for first, last in _ends(costs))
         lines.append(f"| {item.stage} | {' | '.join(cells)} | {costs[-1].wall:.2f} | {grows} | {memory} |")
@@ -149,7 +149,7 @@ def write(series: dict[str, Series], memory: str, options: str, minutes: float, 
     for item in series.values():
         by_unit.setdefault(item.unit, []).append(item)
     versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in ("torch", "numpy"))
-    steep = [f"{item.stage} ({item.unit})" for item in series.values() if (item.exponent or 0) > FLAGGED]
+    steep = [f"{item.stage} ({item.unit})" for item in series.values() if (item.over_line or 0) > FLAGGED]
     lines = [
         "# Scaling",
         "",
@@ -157,8 +157,8 @@ def write(series: dict[str, Series], memory: str, options: str, minutes: float, 
         f" Python {platform.python_version()}, {versions}, {minutes:.0f} min.",
         "",
         "CPU seconds of whole commands, their start included, on phantom patients of 96 to 128 pixels and 6 to 8 slices."
-        " Growth: the exponent with which the seconds beyond those of the smallest size grow between the two"
-        f" largest sizes; 1 is linear, above {FLAGGED} is marked. Anonymous memory is what no file holds; peak counts the"
+        " To the line: seconds at the largest size, times those that a straight line through all smaller sizes"
+        f" foretells; 1 is linear, above {FLAGGED} is marked. Anonymous memory is what no file holds; peak counts the"
         " pages of mapped files too; both at the smallest and at the largest size. A scan of a cine or of more slices is"
         " predicted with the default model, the networks are that model several times, on a cine.",
         "",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import resource
 import subprocess
@@ -15,9 +14,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 CGROUPS = ((Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"), (Path("/sys/fs/cgroup"), "memory.max"))
-LEAST_SECONDS = 0.15
-"""CPU time that size must add, up to the second largest, before its growth is told from noise."""
 
 
 @dataclass(frozen=True)
@@ -67,15 +66,15 @@ def _kilobytes(process: int, name: str) -> int:
     return next((int(line.split()[1]) for line in lines if line.startswith(name)), 0)
 
 
-def growth(sizes: Sequence[int], seconds: Sequence[float]) -> float | None:
-    """The exponent with which the seconds beyond those of the smallest size grow, between the two largest sizes.
+def over_line(sizes: Sequence[int], seconds: Sequence[float]) -> float | None:
+    """Seconds at the largest size, times those that a straight line through all smaller sizes foretells: 1 is linear.
 
-    None where size adds too little to tell.
+    None where there are too few sizes.
     """
-    if len(sizes) < 3 or seconds[-2] - seconds[0] < LEAST_SECONDS:
+    if len(sizes) < 3:
         return None
-    added, more = (seconds[-2] - seconds[0]) / (sizes[-2] - sizes[0]), (seconds[-1] - seconds[0]) / (sizes[-1] - sizes[0])
-    return 1 + math.log(more / added) / math.log(sizes[-1] / sizes[-2])
+    slope, start = np.polyfit(sizes[:-1], seconds[:-1], 1)
+    return seconds[-1] / (start + max(slope, 0) * sizes[-1])
 
 
 @contextmanager

@@ -91,7 +91,6 @@ def _headers(good: Path) -> Iterator[Hostile]:
     one = {
         "rows_none": {"Rows": None},
         "rows_zero": {"Rows": 0},
-        "rows_one": {"Rows": 1, "Columns": 1},
         "rows_many": {"Rows": 65535, "Columns": 65535},
         "frames_text": {"NumberOfFrames": b"many"},
         "frames_minus": {"NumberOfFrames": b"-3"},
@@ -122,6 +121,7 @@ def _headers(good: Path) -> Iterator[Hostile]:
     for name, values in one.items():
         yield Hostile(name, partial(changed, good, setting(**values)))
     either = {
+        "rows_one": {"Rows": 1, "Columns": 1},
         "thickness_zero": {"SliceThickness": b"0 ", "SpacingBetweenSlices": b"0 "},
         "thickness_minus": {"SliceThickness": b"-8"},
         "slope_zero": {"RescaleSlope": b"0 "},
