@@ -27,7 +27,7 @@ def load_labels(workspace: Workspace, dataset: Dataset, case: Case, source: str)
 
 
 def require_same_geometry(image: Volume, labels: Volume, case: Case, source: str) -> None:
-    """Raise :class:`UserError` with the values if a case's image, and what ``source`` drew on it, do not lie in one place."""
+    """Raise :class:`UserError` with the values if a case's image and what ``source`` drew on it do not lie in one place."""
     difference = geometry_difference(image.geometry, labels.geometry, MAX_SHIFT_MM)
     if difference is not None:
         drawn = case.labels[source].path if source in case.labels else f"the labels of {source}"

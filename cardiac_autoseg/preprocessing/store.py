@@ -226,13 +226,9 @@ def preprocess_labels(workspace: Workspace, dataset: Dataset, sources: Sequence[
 
 
 def _write_index(workspace: Workspace, grid: Grid, entries: dict[str, dict[str, Any]]) -> None:
-    index = {
-        "format_version": STORE_FORMAT,
-        "spacing": grid.spacing,
-        "clip_percentiles": grid.clip_percentiles,
-        "cases": {case: entries[case] for case in sorted(entries)},
-    }
-    write_json_if_changed(workspace.preprocessed / "index.json", index)
+    about = {"format_version": STORE_FORMAT, "spacing": grid.spacing, "clip_percentiles": grid.clip_percentiles}
+    cases = {case: entries[case] for case in sorted(entries)}
+    write_json_if_changed(workspace.preprocessed / "index.json", {**about, "cases": cases})
 
 
 @contextmanager

@@ -186,7 +186,7 @@ def _section(workspace: Workspace, dataset: Dataset, result: Result, with_pictur
         notes.append("There are no training curves: no log.jsonl belongs to this evaluation.")
     steps = {member.name: member.run.number("step") for member in result.members if member.run}
     notes += [
-        f"The training curves of {name} are not whole: its log.jsonl ends at step {log[-1].get('step')} of {steps[name]:.0f}."
+        f"The training curves of {name} are not whole: log.jsonl ends at step {log[-1].get('step')} of {steps[name]:.0f}."
         for name, log in logs.items()
         if steps[name] and log[-1].get("step") != steps[name]
     ]

@@ -89,7 +89,7 @@ def train(workspace: Workspace, key: RunKey, options: Options, report: Callable[
 
 
 def _is_whole(folder: Path, ready: Ready, record: Record) -> bool:
-    """Whether a finished run has all its files, as long as they were written; :class:`UserError` if its weights are broken."""
+    """Whether a finished run has all its files, and none was cut short; :class:`UserError` if its weights are broken."""
     weights = read_about(folder / "model.safetensors")
     return weights is not None and is_whole_validation(
         folder, ready.cases.validation, record.values.get("val_dice") is not None

@@ -119,7 +119,8 @@ def test_rounding_in_headers_is_nothing_and_a_small_shift_a_warning(acdc_like: P
         assert len(checked.warnings) == warnings
         # What the check lets pass, the later steps must take.
         case = checked.dataset.cases[0]
-        require_same_geometry(load_image(workspace, case), load_labels(workspace, checked.dataset, case, "expert"), case, "expert")
+        labels = load_labels(workspace, checked.dataset, case, "expert")
+        require_same_geometry(load_image(workspace, case), labels, case, "expert")
 
 
 def test_empty_and_incomplete_labels(acdc_like: Path, workspace: Workspace) -> None:
