@@ -29,7 +29,7 @@ PREDICTED = 100
 """cas_predict gets at most so many cases: it takes each in turn, and segmenting dominates."""
 FRAMES, SLICES, NETWORKS = (1, 5, 10, 20, 40), (5, 10, 20, 40), (1, 2, 3, 4, 5)
 LIMIT_MB, STORE_MB, LARGE_SIDE, LARGE_STEPS = 600, 1400, 256, 100
-FLAGGED = 1.1
+FLAGGED, SETTLED = 1.1, 4
 
 
 @dataclass
@@ -57,6 +57,8 @@ def over_cases(folder: Path, sizes: Sequence[int], series: dict[str, Series]) ->
     for size in sizes:
         place = folder / f"cases{size}"
         data, predictions = part(folder, size, place)
+        # What changed a moment ago is hashed again the next time, as it might have changed once more since.
+        time.sleep(SETTLED)
         ws = ("-w", place / "ws")
         prepare = ("plan_and_preprocess", *ws, "--target", "cpu", "--gflops", "0.3")
         measured("import", "import", "acdc", data, *ws, size=size)
@@ -132,7 +134,7 @@ def table(series: Sequence[Series]) -> list[str]:
     for item in series:
         costs = list(item.costs.values())
         ratio = item.over_line
-        grows = "" if ratio is None else f"{ratio:.2f}{' **!**' if ratio > FLAGGED else ''}"
+        grows = "too little to tell" if ratio is None else f"{ratio:.2f}{' **!**' if ratio > FLAGGED else ''}"
         cells = [f"{item.costs[size].cpu:.2f}" if size in item.costs else "" for size in sizes]
         memory = " | ".join(f"{first:.0f} to {last:.0f}" for first, last in _ends(costs))
         lines.append(f"| {item.stage} | {' | '.join(cells)} | {costs[-1].wall:.2f} | {grows} | {memory} |")

@@ -17,6 +17,8 @@ from pathlib import Path
 import numpy as np
 
 CGROUPS = ((Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"), (Path("/sys/fs/cgroup"), "memory.max"))
+LEAST_SECONDS = 0.15
+"""CPU time that size must add in all."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +71,9 @@ def _kilobytes(process: int, name: str) -> int:
 def over_line(sizes: Sequence[int], seconds: Sequence[float]) -> float | None:
     """Seconds at the largest size, times those that a straight line through all smaller sizes foretells: 1 is linear.
 
-    None where there are too few sizes.
+    None where there are too few sizes, or size adds too little to tell it from noise.
     """
-    if len(sizes) < 3:
+    if len(sizes) < 3 or seconds[-1] - seconds[0] < LEAST_SECONDS:
         return None
     slope, start = np.polyfit(sizes[:-1], seconds[:-1], 1)
     return seconds[-1] / (start + max(slope, 0) * sizes[-1])

@@ -3,8 +3,8 @@
     python tests/golden/make.py NAME
 
 Writes NAME.tar.xz: a workspace of five coarse phantom patients with all that the tool writes into one, and what the code
-that made it makes of it (``expected.json``, ``expected.npz``). Do not make one anew that is there; a change that one of them does
-not survive is a change of format, which wants a new ``format_version`` and code that reads the old one.
+that made it makes of it (``expected.json``, ``expected.npz``). Do not make one anew that is there; a change that one of them
+does not survive is a change of format, which wants a new ``format_version`` and code that reads the old one.
 """
 
 from __future__ import annotations
