@@ -74,7 +74,7 @@ def read_labels(path: Path, values: Mapping[int, str], labels: Mapping[str, int]
     unknown = []
     for value in np.unique(drawn):
         # Some tools store labels as scaled floats, 2.0000001 for 2.
-        whole = round(float(value)) if abs(value - np.round(value)) < 1e-3 else None
+        whole = round(float(value)) if np.isfinite(value) and abs(value - np.round(value)) < 1e-3 else None
         if whole is not None and whole in values:
             result[box][drawn == value] = labels[values[whole]]
         elif whole != 0:
