@@ -117,7 +117,12 @@ def run(folder: Path, name: str, python: str, tree: Path, parts: list[str]) -> d
     version = subprocess.run(
         [python, "-c", "import platform as p; print(p.python_version())"], capture_output=True, text=True
     )
-    record: dict[str, Any] = {"python": version.stdout.strip(), "date": f"{datetime.now(UTC):%Y-%m-%d}"}
+    revision = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=tree, capture_output=True, text=True).stdout
+    record: dict[str, Any] = {
+        "code": revision.strip(),
+        "python": version.stdout.strip(),
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+    }
     try:
         error = make(place, python, declared(tree), oldest=name == "oldest")
         return record | ({"error": error} if error else {"versions": installed(place), **test(place, tree, parts)})
@@ -131,13 +136,13 @@ def table(environments: dict[str, dict[str, Any]], needed: list[Requirement]) ->
         "# Dependencies at both ends of their ranges",
         "",
         f"`python benchmarks/dependencies.py`, {machine()}. The tests are those without the marks `slow` and `realdata`;",
-        "of those in tests/reliability, which try to break the tool, `test_compatibility.py`.",
+        "of those in tests/reliability, which try to break the tool, `test_compatibility.py` where the code has it.",
         "",
-        "| environment | Python | tests | passed | failed | skipped | seconds | run on |",
-        "|---|---|---|---|---|---|---|---|",
+        "| environment | Python | code | tests | passed | failed | skipped | seconds | run on |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, one in environments.items():
-        cells = [str(one.get(key, "-")) for key in ("tests", "passed", "failed", "skipped", "seconds")]
+        cells = [str(one.get(key, "-")) for key in ("code", "tests", "passed", "failed", "skipped", "seconds")]
         lines.append(f"| {name} | {one['python']} | {' | '.join(cells)} | {one['date']} |")
     lines += ["", f"| package | declared | {' | '.join(names)} |", f"|---|---|{'---|' * len(names)}"]
     for requirement in needed:

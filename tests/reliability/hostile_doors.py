@@ -9,9 +9,10 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,7 @@ class Outcome:
 
 def process(words: Sequence[object], seconds: float) -> Outcome:
     """Run ``python -m cardiac_autoseg WORDS`` with limits of time and memory."""
+    peaks: list[float] = []
     with (
         Path(os.devnull).open() as nothing,
         subprocess.Popen(
@@ -58,11 +60,30 @@ def process(words: Sequence[object], seconds: float) -> Outcome:
         resource.prlimit(child.pid, resource.RLIMIT_AS, (_MOST_ADDRESSES, _MOST_ADDRESSES))
         with _alarm(seconds, lambda: os.killpg(child.pid, signal.SIGKILL)) as alarm:
             assert child.stdout is not None
+            watch = threading.Thread(target=lambda: peaks.extend(_peaks(child.pid)), daemon=True)
+            watch.start()
             said = child.stdout.read()
-            _, status, usage = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)
+            child.wait()
+            watch.join()
     text = said.decode("utf-8", "backslashreplace")
-    return Outcome(None if alarm.rang else child.returncode, text, usage.ru_maxrss / 1024)
+    return Outcome(None if alarm.rang else child.returncode, text, max(peaks, default=0.0))
+
+
+def _peaks(pid: int) -> Iterator[float]:
+    """The most memory (MB) that a process has held, again and again until it ends.
+
+    Not the system's count at the end, which starts with the memory of the process that made the new one.
+    """
+    while True:
+        try:
+            lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
+        except OSError:
+            return
+        found = [line for line in lines if line.startswith("VmHWM")]
+        if not found:
+            return
+        yield int(found[0].split()[1]) / 1024
+        time.sleep(0.02)
 
 
 def here(main: Callable[[Sequence[str]], int], words: Sequence[object], seconds: float = 20) -> Outcome:
