@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from cardiac_autoseg.evaluation.curve import find_ed_es
+from cardiac_autoseg.evaluation.curve import volume_curve
 from cardiac_autoseg.phantom import GROUPS, random_acquisition, random_subject, voxelise
 
 RESULT = Path(__file__).parent / "results" / "ed_es.md"
@@ -136,8 +136,8 @@ def table(cines: list[Cine]) -> list[str]:
             rows = []
             for cine in cines:
                 arranged = arrange(cine, rng)
-                ed, es, _ = find_ed_es(measure(arranged, rng))
-                ends = ((ed, arranged.ed), (es, arranged.es))
+                found_in = volume_curve(measure(arranged, rng))
+                ends = ((found_in.ed, arranged.ed), (found_in.es, arranged.es))
                 rows.append([frame_error(found, true, arranged.period) for found, true in ends])
             errors = np.array(rows)
             good = np.abs(errors) <= 1
@@ -185,7 +185,8 @@ def patient(folder: Path, bundle: Path, fold: str | None) -> list[str]:
     volumes = {
         name: np.count_nonzero(labels == value, axis=(1, 2, 3)) * voxel for name, value in model.labels.items() if value
     }
-    ed, es, notes = find_ed_es(volumes["LV"])
+    curve = volume_curve(volumes["LV"])
+    ed, es, notes = curve.ed, curve.es, curve.notes
     rough = temporal_consistency(volumes).roughness
     known, members = info(folder), len(model.bundle.members)
     return [

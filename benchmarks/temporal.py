@@ -17,7 +17,7 @@ import numpy as np
 from ed_es import frame_error, info, unseen_model
 
 from cardiac_autoseg.data.volume import read_cine, read_volume
-from cardiac_autoseg.evaluation.curve import find_ed_es
+from cardiac_autoseg.evaluation.curve import volume_curve
 from cardiac_autoseg.inference.postprocessing import POSTPROCESSING
 from cardiac_autoseg.inference.temporal import temporal_consistency
 from cardiac_autoseg.phantom import GROUPS, make_subject, voxelise
@@ -57,8 +57,8 @@ def measure(model: Any, image: Array, spacing: Any, truth: dict[int, Array], end
         sizes = np.count_nonzero(labels == values["LV"], axis=(1, 2, 3))
         true = [np.count_nonzero(truth[frame] == values["LV"]) for frame in ends]
         error = abs(sizes[ends[1]] / sizes[ends[0]] - true[1] / true[0]) * 100
-        found = find_ed_es(sizes.astype(float))
-        away = [abs(frame_error(found[i], ends[i], len(image))) for i in (0, 1)]
+        curve = volume_curve(sizes.astype(float))
+        away = [abs(frame_error(*pair, len(image))) for pair in ((curve.ed, ends[0]), (curve.es, ends[1]))]
         rough = temporal_consistency({"LV": sizes.tolist()}).roughness["LV"]
         rows.append([np.mean(list(scores.values())), scores[ends[0]], scores[ends[1]], error, *away, rough])
     return np.array(rows)

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+OUT_OF_MEMORY = (
+    "out of memory",
+    "not enough memory",
+    "allocate memory",
+    "failed to allocate",
+    "could not create a memory",
+    "could not create a primitive",
+    "can't start new thread",
+    "bad_alloc",
+)
+"""How libraries say it. oneDNN does not get its code into memory, and creates no primitive."""
+
 
 class UserError(Exception):
     """What is wrong, in which file, and what to do about it: commands print the message and exit with code 2."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether there was not enough memory, of the machine or of a GPU: torch and ITK have errors of their own for it."""
-    texts = ("allocate memory", "out of memory", "bad_alloc", "failed to allocate", "can't start new thread")
-    return isinstance(error, MemoryError) or any(text in str(error).lower() for text in texts)
+    """Whether there was not enough memory, of the machine or of a GPU: libraries have errors of their own for it.
+
+    A ``ValueError`` is about values, whatever it says.
+    """
+    if isinstance(error, MemoryError | ValueError):
+        return isinstance(error, MemoryError)
+    return any(text in str(error).lower() for text in OUT_OF_MEMORY)

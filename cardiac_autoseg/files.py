@@ -21,8 +21,6 @@ from cardiac_autoseg.temporaries import clear_abandoned, temporary_path
 
 LARGEST_JSON, DEEPEST_JSON = 1 << 28, 100
 """Bytes, and levels of nesting: no file that the tool writes comes near them."""
-UNFINISHED = re.compile(r"\..+\.([0-9a-f]{8}){1,4}(\.\w+){0,2}")
-"""Names of files that are being written, and of locks that are being taken."""
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENOTCONN)
 """Errors of the place that is written to, not of what is written: the next file would fare no better."""
 
@@ -86,13 +84,6 @@ def naming(path: Path) -> Iterator[None]:
     except OSError as error:
         error.filename = error.filename or str(path)
         raise
-
-
-def clear_unfinished(folder: Path) -> None:
-    """Remove what a killed process left half written in ``folder``; only while nobody else writes there."""
-    for path in folder.glob(".*.*"):
-        if UNFINISHED.fullmatch(path.name):
-            path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

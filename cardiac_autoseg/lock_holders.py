@@ -129,8 +129,8 @@ def forget(path: Path) -> None:
     _watched.pop(path, None)
 
 
-def runs(pid: int, started: str) -> bool:
-    """Whether the process ``pid`` of this machine is there, and is the one that began at ``started``."""
+def runs(pid: int, started: str | None = None) -> bool:
+    """Whether the process ``pid`` of this machine is there, and is the one that began at ``started``, if that is known."""
     try:
         os.kill(pid, 0)  # only asks
     except ProcessLookupError:
@@ -138,7 +138,8 @@ def runs(pid: int, started: str) -> bool:
     except OSError:
         pass  # somebody else's
     # Where /proc hides the processes of others, one that is there is taken to be the one.
-    return _process(pid) in (started, None)
+    process = _process(pid)
+    return process != "ended" if started is None else process in (started, None)
 
 
 def _process(pid: int) -> str | None:

@@ -20,6 +20,8 @@ ABANDONED = 24 * 3600.0
 """Seconds after which the file of a process that cannot be asked, as it ran elsewhere or before a restart, is given up."""
 _NAME = re.compile(r"\..+\.([0-9a-f]{8})([0-9a-f]{6})([0-9a-f]{12})[0-9a-f]{6}(\.\w+){0,2}", re.DOTALL)
 """Where process numbers mean something, process, its start, and a random number."""
+UNFINISHED = re.compile(r"\..+\.([0-9a-f]{8}){1,4}(\.\w+){0,2}")
+"""Names of files that are being written, and of locks that are being taken."""
 
 
 def temporary_path(path: Path) -> Path:
@@ -62,6 +64,13 @@ def clear_abandoned(new: Path) -> None:
         with suppress(OSError):
             if match and _is_abandoned(path, match, new):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def clear_unfinished(folder: Path) -> None:
+    """Remove what a killed process left half written in ``folder``; only while nobody else writes there."""
+    for path in folder.glob(".*.*"):
+        if UNFINISHED.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 _cleared: set[Path] = set()

@@ -24,9 +24,10 @@ from cardiac_autoseg.data.index import Case, Dataset, LabelRef
 from cardiac_autoseg.data.load import load_image, load_labels, require_same_geometry
 from cardiac_autoseg.data.volume import Volume, write_labels
 from cardiac_autoseg.errors import UserError
-from cardiac_autoseg.files import clear_unfinished, hash_json, read_json, write_json
+from cardiac_autoseg.files import hash_json, read_json, write_json
 from cardiac_autoseg.preprocessing.identity import FileHashes
 from cardiac_autoseg.preprocessing.store import in_threads
+from cardiac_autoseg.temporaries import clear_unfinished
 from cardiac_autoseg.workspace import Workspace
 
 FORMAT_VERSION = 1

@@ -18,8 +18,9 @@ from cardiac_autoseg.data.load import load_labels
 from cardiac_autoseg.data.parsing import check_name
 from cardiac_autoseg.data.volume import write_labels
 from cardiac_autoseg.errors import UserError
-from cardiac_autoseg.files import clear_unfinished, hash_file, hash_json, read_json, write_json_if_changed
+from cardiac_autoseg.files import hash_file, hash_json, read_json, write_json_if_changed
 from cardiac_autoseg.locks import waiting
+from cardiac_autoseg.temporaries import clear_unfinished
 from cardiac_autoseg.versions import require_version
 from cardiac_autoseg.workspace import Workspace
 

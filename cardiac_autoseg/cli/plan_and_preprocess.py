@@ -46,8 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def work(values: argparse.Namespace) -> int:
     """Import where needed, then run the stages, one process at a time; exit code 1 if cases were left out."""
-    from cardiac_autoseg.files import clear_unfinished
     from cardiac_autoseg.locks import waiting
+    from cardiac_autoseg.temporaries import clear_unfinished
 
     started = time.perf_counter()
     say = common.teller(values)

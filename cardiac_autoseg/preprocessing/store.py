@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 from cardiac_autoseg.data.index import Case, Dataset
 from cardiac_autoseg.data.load import load_image, load_labels, require_same_geometry
 from cardiac_autoseg.errors import UserError
-from cardiac_autoseg.files import atomic_path, clear_unfinished, hash_json, read_json, write_cache, write_json_if_changed
+from cardiac_autoseg.files import atomic_path, hash_json, read_json, write_cache, write_json_if_changed
 from cardiac_autoseg.locks import waiting
 from cardiac_autoseg.preprocessing.identity import FileHashes
 from cardiac_autoseg.preprocessing.matrices import resample_image, resample_labels, target_size
 from cardiac_autoseg.preprocessing.normalise import normalise
+from cardiac_autoseg.temporaries import clear_unfinished
 from cardiac_autoseg.threads import available_cores
 from cardiac_autoseg.threads import in_threads as in_threads
 from cardiac_autoseg.versions import STORE_FORMAT, require_version

@@ -26,8 +26,8 @@ from cardiac_autoseg.report.collect import (
 from cardiac_autoseg.report.figures import bland_altman, dice_boxes, training_curves
 from cardiac_autoseg.report.overlays import REFERENCE_COLOR, structure_color
 from cardiac_autoseg.report.page import render
-from cardiac_autoseg.report.runs import read_log
 from cardiac_autoseg.report.words import KEY_INDICES, agreement_sentence, index_name, number, structure_sentence
+from cardiac_autoseg.training.record import read_log
 from cardiac_autoseg.workspace import Workspace
 from planning.plan import Plan, describe_plan
 

@@ -15,7 +15,8 @@ from typing import Any
 
 from cardiac_autoseg.data.index import load_dataset
 from cardiac_autoseg.errors import UserError
-from cardiac_autoseg.files import parse_json, read_json
+from cardiac_autoseg.files import read_json
+from cardiac_autoseg.lock_holders import runs
 from cardiac_autoseg.locks import is_held
 from cardiac_autoseg.versions import STORE_FORMAT, require_run_version, require_version
 from cardiac_autoseg.workspace import RunKey, Workspace
@@ -95,23 +96,6 @@ def read_runs(workspace: Workspace, now: float | None = None) -> list[RunState]:
     return [read_run(key, folder, now) for key, folder in workspace.runs()]
 
 
-def read_log(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run's ``log.jsonl``; a half-written line is left out, a missing file is an empty log."""
-    try:
-        text = (folder / "log.jsonl").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return []
-    lines: list[dict[str, Any]] = []
-    for line in text.splitlines():
-        try:
-            values = parse_json(line)
-        except ValueError:
-            continue
-        if isinstance(values, dict):
-            lines.append(values)
-    return lines
-
-
 def describe_workspace(workspace: Workspace, now: float | None = None) -> dict[str, Any]:
     """Everything ``cas_status`` shows, JSON-ready: ``workspace``, ``dataset``, ``preprocessing``, ``runs``, ``bundles``.
 
@@ -178,25 +162,8 @@ def _alive(record: dict[str, Any], folder: Path, now: float) -> bool:
     host = record.get("host") or (hardware.get("host") if isinstance(hardware, dict) else None)
     if host and host != platform.node():
         return True
-    return record.get("pid") is None or process_alive(record["pid"])
-
-
-def process_alive(pid: Any) -> bool:
-    """Whether a process of this id exists on this host."""
-    if not isinstance(pid, int) or isinstance(pid, bool) or pid <= 0:
-        return False
-    try:
-        # Signal 0 only asks; nothing is sent.
-        os.kill(pid, 0)
-    except PermissionError:
-        return True
-    except (OSError, OverflowError):
-        return False
-    # A process that ended but was not collected by its parent still has an id.
-    try:
-        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
-    except (OSError, IndexError):
-        return True
+    pid = record.get("pid")
+    return pid is None or (type(pid) is int and 0 < pid < 2**31 and runs(pid))
 
 
 def _last_sign(record: dict[str, Any], folder: Path) -> float:

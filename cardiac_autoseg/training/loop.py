@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from cardiac_autoseg.device import uses_bfloat16
-from cardiac_autoseg.errors import UserError
+from cardiac_autoseg.errors import UserError, is_out_of_memory
 from cardiac_autoseg.networks import build_network
 from cardiac_autoseg.training.annotators import TRUTH, Annotators
 from cardiac_autoseg.training.augmentation import apply, draw
@@ -29,7 +29,7 @@ from cardiac_autoseg.training.progress import progress_figure
 from cardiac_autoseg.training.recipe import Recipe
 from cardiac_autoseg.training.record import Record, append_log, cut_log
 from cardiac_autoseg.training.sampling import SliceBank, draw_centres, draw_slices, step_generator
-from cardiac_autoseg.training.setbacks import Setback, after, all_finite, broken_volume, give_back_memory, out_of_memory
+from cardiac_autoseg.training.setbacks import Setback, after, all_finite, broken_volume, give_back_memory
 from cardiac_autoseg.training.state import ANCHOR, STATE, State, anchor_every, held, trained_together
 from cardiac_autoseg.training.weights import placed, update_average
 from cardiac_autoseg.workspace import RunKey
@@ -181,7 +181,7 @@ class Run:
         try:
             state.sums += self.step(state)
         except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             told = (str(error) or type(error).__name__).splitlines()[0][:120]
             raise Setback(f"memory ran out at step {state.step} ({told})", state.step, memory=True) from None

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from cardiac_autoseg.errors import UserError
-from cardiac_autoseg.files import clear_unfinished, naming, parse_json, read_json, write_json, write_text
+from cardiac_autoseg.files import naming, parse_json, read_json, write_json, write_text
 from cardiac_autoseg.locks import refusing
+from cardiac_autoseg.temporaries import clear_unfinished
 from cardiac_autoseg.versions import RUN_FORMAT, require_run_version
 
 
@@ -77,6 +78,23 @@ def cut_log(path: Path, step: int) -> list[dict[str, Any]]:
             break
     write_text(path, "".join(json.dumps(entry) + "\n" for entry in kept))
     return kept
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's ``log.jsonl``; a half-written line is left out, a missing file is an empty log."""
+    try:
+        text = (folder / "log.jsonl").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    lines: list[dict[str, Any]] = []
+    for line in text.splitlines():
+        try:
+            values = parse_json(line)
+        except ValueError:
+            continue
+        if isinstance(values, dict):
+            lines.append(values)
+    return lines
 
 
 def append_log(path: Path, entry: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +15,12 @@ import torch
 from cardiac_autoseg.device import pick_device
 from cardiac_autoseg.errors import UserError
 from cardiac_autoseg.files import read_json
-from cardiac_autoseg.report.runs import read_log
 from cardiac_autoseg.training.checkpoints import read_tensors
 from cardiac_autoseg.training.environment import differences, environment
 from cardiac_autoseg.training.loop import Interrupted
 from cardiac_autoseg.training.parts import Part, parts_of
 from cardiac_autoseg.training.ready import Options, Ready, make_ready
-from cardiac_autoseg.training.record import Record
+from cardiac_autoseg.training.record import Record, read_log
 from cardiac_autoseg.training.runner import interruptible, make_run, validated
 from cardiac_autoseg.training.setbacks import Setback
 from cardiac_autoseg.versions import require_run_version
@@ -78,7 +78,9 @@ def replay(workspace: Workspace, run: Recorded, scratch: Path, choice: Options, 
     _tell_environment(parts, device, choice.threads, report)
     record = Record(scratch, {**ready.identity, "status": "replay", "step": 0})
     with interruptible() as stop:
-        loop = make_run(scratch, run.key, ready, device, record, parts, report)
+        # Nothing of it is gone on with, so nothing is saved on the way.
+        unsaved = dataclasses.replace(choice, checkpoint_minutes=math.inf)
+        loop = make_run(scratch, run.key, ready, device, record, parts, unsaved, report)
         compared: list[int] = []
 
         def watch(line: dict[str, Any]) -> None:
@@ -86,9 +88,7 @@ def replay(workspace: Workspace, run: Recorded, scratch: Path, choice: Options, 
             compared.append(line["step"])
             report(f"step {line['step']}: loss {line['loss']:.5f}, weights {line['weights']}: equal")
 
-        loop = dataclasses.replace(
-            loop, quiet=choice.quiet, watch=watch, until=until, gives_in=False, checkpoint_minutes=1e9
-        )
+        loop = dataclasses.replace(loop, watch=watch, until=until, gives_in=False)
         try:
             loop.loop(stop)
             if left := [step for step in run.log if step <= until and step not in compared]:

@@ -17,7 +17,7 @@ import torch
 
 from cardiac_autoseg import __version__
 from cardiac_autoseg.device import pick_device
-from cardiac_autoseg.errors import UserError
+from cardiac_autoseg.errors import UserError, is_out_of_memory
 from cardiac_autoseg.files import write_json
 from cardiac_autoseg.preprocessing.store import PreprocessedStore
 from cardiac_autoseg.training.annotators import TRUTH
@@ -29,7 +29,6 @@ from cardiac_autoseg.training.parts import Part, go_on, part_at, parts_of, to_js
 from cardiac_autoseg.training.ready import Options, Ready, make_ready
 from cardiac_autoseg.training.record import Record, locked, open_record
 from cardiac_autoseg.training.sampling import SliceBank, build_bank
-from cardiac_autoseg.training.setbacks import out_of_memory
 from cardiac_autoseg.training.state import ANCHOR, STATE, held
 from cardiac_autoseg.training.validation import is_whole_validation, validate
 from cardiac_autoseg.training.weights import load_average
@@ -71,9 +70,7 @@ def train(workspace: Workspace, key: RunKey, options: Options, report: Callable[
         record.update(parts=to_json(parts), notes=ready.notes)
         with interruptible() as stop:
             if not (folder / "model.safetensors").is_file():
-                run = make_run(folder, key, ready, device, record, parts, report)
-                run.quiet, run.checkpoint_minutes = options.quiet, options.checkpoint_minutes
-                run.loop(stop)
+                make_run(folder, key, ready, device, record, parts, options, report).loop(stop)
             started = time.perf_counter()
             record.update(status="validating")
             dice = validated(workspace, folder, ready, device, stop, report)
@@ -131,16 +128,16 @@ def make_run(
     device: torch.device,
     record: Record,
     parts: list[Part],
+    options: Options,
     report: Callable[[str], None],
 ) -> Run:
     """The training loop of a run."""
     bank, annotators = fill_bank(ready.store, ready.cases, ready.plan, device)
     drawn = f", drawn by {len(ready.cases.training)} annotators" if annotators else ""
     report(f"training on {len(ready.cases.trained)} cases{drawn}, {len(bank)} slices, {device}; run folder {folder}")
-    steps = ready.identity["steps"]
-    run = Run(folder, ready.plan, key, ready.recipe, steps, device, bank, record, annotators, 3.0, True, parts)
-    run.report = report
-    return run
+    steps, minutes = ready.identity["steps"], options.checkpoint_minutes
+    made_of = (folder, ready.plan, key, ready.recipe, steps, device, bank, record, annotators)
+    return Run(*made_of, minutes, options.quiet, parts, report)
 
 
 def validated(
@@ -170,7 +167,7 @@ def validated(
             report,
         )
     except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         raise UserError(
             f"{folder}: memory ran out while the validation patients were predicted ({str(error).splitlines()[0]}). The"

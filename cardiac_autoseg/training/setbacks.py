@@ -27,18 +27,7 @@ from cardiac_autoseg.training.sampling import SliceBank
 RETRIES = 3
 """How often a run goes back with half the learning rate before it is given up."""
 GROWN = 3.0
-"""A loss that is this many times that of the untrained network is diverging. 171 runs that went well never came back to the
-loss of their own first steps."""
-OUT_OF_MEMORY = (
-    "out of memory",
-    "not enough memory",
-    "can't allocate memory",
-    "could not create a memory",
-    "could not create a primitive",
-    "can't start new thread",
-    "bad_alloc",
-)
-"""How torch and its libraries say it. oneDNN does not get its code into memory, and creates no primitive."""
+"""A loss that is this many times that of the untrained network is diverging: one that does not never comes back to it."""
 M_MMAP_THRESHOLD = -3
 """Of glibc's malloc.h."""
 
@@ -52,14 +41,6 @@ class Setback(Exception):  # noqa: N818
     def __init__(self, why: str, step: int, memory: bool = False) -> None:
         super().__init__(why)
         self.why, self.step, self.memory = why, step, memory
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether ``error`` says that memory ran out: of a GPU, of torch's allocator on the CPU, of oneDNN, or of Python."""
-    # torch has a class for GPUs only.
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and any(text in str(error).lower() for text in OUT_OF_MEMORY)
-    )
 
 
 def give_back_memory(device: torch.device) -> None:

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from .machine_tools import disk, model, scans, trained  # noqa: F401 - fixtures
+from .privacy_markers import bundle, subject  # noqa: F401 - fixtures
+from .tiny_runs import ready  # noqa: F401 - fixture
 
 FULL = os.environ.get("CAS_RELIABILITY") == "full"
 
@@ -41,6 +43,19 @@ def tries(request: pytest.FixtureRequest) -> Tries:
     """What the test reports of itself."""
     request.node.tries = Tries()
     return request.node.tries
+
+
+@pytest.fixture
+def counted(tries: Tries) -> Iterator[Callable[[], None]]:
+    """To be called once an example; what is counted is what was tried."""
+    done = [0]
+
+    def one() -> None:
+        done[0] += 1
+        tries.count = done[0]
+
+    yield one
+    tries.count = max(1, done[0])
 
 
 @pytest.hookimpl(wrapper=True)

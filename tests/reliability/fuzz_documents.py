@@ -34,13 +34,13 @@ from cardiac_autoseg.report import tables, words
 from cardiac_autoseg.report.build import _fingerprint as _fingerprint_table
 from cardiac_autoseg.report.case_index import write_case_index
 from cardiac_autoseg.report.collect import Evaluated, _result, read_bundle_record, read_checked
-from cardiac_autoseg.report.runs import describe_workspace, read_log, read_run
+from cardiac_autoseg.report.runs import describe_workspace, read_run
 from cardiac_autoseg.scale import estimate
 from cardiac_autoseg.scale.devices import Slot
 from cardiac_autoseg.scale.matrix import last_step
 from cardiac_autoseg.training.inputs import load_plan, load_splits
 from cardiac_autoseg.training.progress import curve
-from cardiac_autoseg.training.record import cut_log, open_record
+from cardiac_autoseg.training.record import cut_log, open_record, read_log
 from cardiac_autoseg.trust.trust import Trust
 from cardiac_autoseg.workspace import RunKey, Workspace
 from planning.fingerprint import CaseMeasurement, SourceMeasurement, build_fingerprint

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cardiac_autoseg import files
 from cardiac_autoseg.phantom.subject import write_acdc
+from cardiac_autoseg.temporaries import UNFINISHED
 
 AREA = "Full disk and other failures of the machine"
 RUN = Path("runs/enet/expert/ce_dice/fold_0/seed_0")
@@ -54,7 +54,7 @@ def fill(disk: Path, left: int) -> Path:
 def no_half_files(folder: Path) -> None:
     """Nothing unfinished is left, and what can be read whole is whole."""
     for path in folder.rglob("*"):
-        assert not files.UNFINISHED.fullmatch(path.name), path
+        assert not UNFINISHED.fullmatch(path.name), path
         assert not path.name.startswith(".") or path.is_dir(), path
         if path.suffix == ".json":
             json.loads(path.read_text())

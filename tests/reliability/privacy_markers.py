@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import gzip
 import io
 import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
 
 import pydicom
+import pytest
 from pydicom.datadict import DicomDictionary
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
+
+from cardiac_autoseg.inference.views import VIEWS
+from cardiac_autoseg.phantom import Subject, make_subject
 
 TEXT = frozenset("AE AS CS DA DS DT IS LO LT PN SH ST TM UC UI UR UT".split())
 STRUCTURE = frozenset(
@@ -194,3 +199,14 @@ def plant_nifti(path: Path, markers: Markers) -> None:
     struct.pack_into("<f", content, 108, float(offset + len(extension)))
     content[348:352] = b"\1\0\0\0"
     path.write_bytes(gzip.compress(bytes(content[:offset] + extension + content[offset:])))
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory, make_bundle: Callable[..., Path]) -> Path:
+    return make_bundle(tmp_path_factory.mktemp("models") / "small", fold="all", name="small", views=VIEWS)
+
+
+@pytest.fixture(scope="module")
+def subject() -> Subject:
+    whole = make_subject(5, "NOR", size="small")
+    return dataclasses.replace(whole, cine=whole.cine[:20:2])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +25,6 @@ from .hostile_nifti import nifti, picture
 
 AREA = "Fuzzing"
 IMAGE = nifti(picture()[:2, :9, :7])
-
-
-@pytest.fixture
-def counted(tries: Tries) -> Iterator[Callable[[], None]]:
-    """To be called once an example; what is counted is what was tried."""
-    done = [0]
-
-    def one() -> None:
-        done[0] += 1
-        tries.count = done[0]
-
-    yield one
-    tries.count = max(1, done[0])
 
 
 def by_itk(path: Path) -> sitk.Image | None:

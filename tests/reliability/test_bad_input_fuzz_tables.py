@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,25 +33,11 @@ from cardiac_autoseg.delivery.people import LIMITS, read_people
 from cardiac_autoseg.errors import UserError
 from cardiac_autoseg.workspace import Workspace
 
-from .conftest import Tries
 from .fuzz_settings import EXAMPLES, NUMBERS, TEXTS, check_names
 from .hostile_nifti import nifti, picture
 
 AREA = "Fuzzing"
 IMAGE = nifti(picture()[:2, :9, :7])
-
-
-@pytest.fixture
-def counted(tries: Tries) -> Iterator[Callable[[], None]]:
-    """To be called once an example; what is counted is what was tried."""
-    done = [0]
-
-    def one() -> None:
-        done[0] += 1
-        tries.count = done[0]
-
-    yield one
-    tries.count = max(1, done[0])
 
 
 @pytest.mark.tries(AREA, "tables of any bytes: rows, or refused")

@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -29,23 +28,18 @@ from planning.plan import ARCHITECTURES
 
 from . import tiny_runs
 from .conftest import Tries
-from .tiny_runs import KEY, STEPS, differing, log, quicken, record, run, shrink
+from .tiny_runs import (
+    KEY,
+    STEPS,
+    differing,
+    log,
+    quick,  # noqa: F401 - a fixture that every test has
+    record,
+    run,
+    shrink,
+)
 
 AREA = "Determinism"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick() -> Iterator[None]:
-    """Short runs that do all that long ones do."""
-    with pytest.MonkeyPatch.context() as patch:
-        quicken(patch.setattr)
-        yield
-
-
-@pytest.fixture(scope="module")
-def ready(prepared_workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """A workspace with a tiny plan, that nobody writes into but runs."""
-    return shrink(Path(shutil.copytree(prepared_workspace, tmp_path_factory.mktemp("determinism") / "workspace")))
 
 
 @pytest.fixture(scope="module")

@@ -28,8 +28,7 @@ from cardiac_autoseg.cli import annotators, ensemble, evaluate, models, plan_and
 from cardiac_autoseg.cli import run as run_matrix
 from cardiac_autoseg.cli.predict import main
 from cardiac_autoseg.data.volume import write_volume
-from cardiac_autoseg.inference.views import VIEWS
-from cardiac_autoseg.phantom import Subject, make_subject
+from cardiac_autoseg.phantom import Subject
 from cardiac_autoseg.phantom.dicom import write_dicom
 
 from .conftest import FULL, Tries
@@ -37,17 +36,6 @@ from .privacy_markers import Markers, plant_nifti, plant_study
 from .privacy_traces import traces
 
 Said = Callable[[], str]
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory, make_bundle: Callable[..., Path]) -> Path:
-    return make_bundle(tmp_path_factory.mktemp("models") / "small", fold="all", name="small", views=VIEWS)
-
-
-@pytest.fixture(scope="module")
-def subject() -> Subject:
-    whole = make_subject(5, "NOR", size="small")
-    return dataclasses.replace(whole, cine=whole.cine[:20:2])
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import json
 import stat
 from collections.abc import Callable
@@ -15,8 +14,7 @@ import pytest
 
 from cardiac_autoseg.cli.predict import main
 from cardiac_autoseg.data.identifiers import Identity, general_age, read_identity, spoken, unquoted
-from cardiac_autoseg.inference.views import VIEWS
-from cardiac_autoseg.phantom import Subject, make_subject
+from cardiac_autoseg.phantom import Subject
 from cardiac_autoseg.phantom.dicom import write_dicom
 
 from .conftest import Tries
@@ -37,17 +35,6 @@ TELLING = (
     *"Müller muller MUELLER_heart Anna anna-maria mueller^anna-maria MÜLLER_ANNA_19310203 0047-11 004711 a99871".split(),
     *("03.02.1931", "1931-02-03 mr", "x_02031931", "st_elsewhere_7", "Dr. House", "20200101", "scan of 01-01-2020"),
 )
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory, make_bundle: Callable[..., Path]) -> Path:
-    return make_bundle(tmp_path_factory.mktemp("models") / "small", fold="all", name="small", views=VIEWS)
-
-
-@pytest.fixture(scope="module")
-def subject() -> Subject:
-    whole = make_subject(5, "NOR", size="small")
-    return dataclasses.replace(whole, cine=whole.cine[:20:2])
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,24 +31,20 @@ from cardiac_autoseg.workspace import Workspace
 
 from . import tiny_runs
 from .conftest import Tries
-from .tiny_runs import KEY, STEPS, differing, faulty, log, quicken, record, run, shrink
+from .tiny_runs import (
+    KEY,
+    STEPS,
+    differing,
+    faulty,
+    log,
+    quick,  # noqa: F401 - a fixture that every test has
+    record,
+    run,
+    shrink,
+)
 
 AREA = "Training failures"
 Plant = Callable[[str], None]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick() -> Iterator[None]:
-    """Short runs that do all that long ones do."""
-    with pytest.MonkeyPatch.context() as patch:
-        quicken(patch.setattr)
-        yield
-
-
-@pytest.fixture(scope="module")
-def ready(prepared_workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """A workspace with a tiny plan, that nobody writes into but runs."""
-    return shrink(Path(shutil.copytree(prepared_workspace, tmp_path_factory.mktemp("failures") / "workspace")))
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import resource
+import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -51,6 +53,20 @@ def shrink(root: Path, batch: int = 6) -> Workspace:
     )
     workspace.plan("unet").write_text(json.dumps(plan.to_json()))
     return workspace
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick() -> Iterator[None]:
+    """Short runs that do all that long ones do."""
+    with pytest.MonkeyPatch.context() as patch:
+        quicken(patch.setattr)
+        yield
+
+
+@pytest.fixture(scope="module")
+def ready(prepared_workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A workspace with a tiny plan, that nobody writes into but runs."""
+    return shrink(Path(shutil.copytree(prepared_workspace, tmp_path_factory.mktemp("tiny") / "workspace")))
 
 
 def run(workspace: Workspace, folder: Path, said: list[str] | None = None, key: RunKey = KEY, **options: Any) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from cardiac_autoseg.errors import UserError
+from cardiac_autoseg.errors import UserError, is_out_of_memory
 from cardiac_autoseg.training import loop
 from cardiac_autoseg.training.environment import differences, environment
 from cardiac_autoseg.training.log import checksum
@@ -17,7 +17,7 @@ from cardiac_autoseg.training.parts import Part, go_on, part_at, parts_of, to_js
 from cardiac_autoseg.training.ready import Options, make_ready
 from cardiac_autoseg.training.record import Record
 from cardiac_autoseg.training.runner import make_run
-from cardiac_autoseg.training.setbacks import Setback, after, all_finite, loss_limit, out_of_memory
+from cardiac_autoseg.training.setbacks import Setback, after, all_finite, loss_limit
 from cardiac_autoseg.training.state import ANCHOR, STATE, anchor_every, held
 from cardiac_autoseg.workspace import RunKey, Workspace
 
@@ -70,7 +70,7 @@ def test_what_is_done_after_a_setback() -> None:
     ],
 )
 def test_what_counts_as_out_of_memory(error: Exception, expected: bool) -> None:
-    assert out_of_memory(error) == expected
+    assert is_out_of_memory(error) == expected
 
 
 def test_what_counts_as_diverging() -> None:
@@ -124,7 +124,7 @@ def test_a_batch_in_pieces_has_the_gradients_of_the_batch(
     gradients, sums = [], []
     for size in (ready.plan.batch, 3, 1):
         parts = [Part(0, size, 1.0, {})]
-        run = make_run(tmp_path, key, ready, torch.device("cpu"), Record(tmp_path), parts, lambda _: None)
+        run = make_run(tmp_path, key, ready, torch.device("cpu"), Record(tmp_path), parts, Options(), lambda _: None)
         state = run.start()
         state.network.train()
         for module in state.network.modules():
