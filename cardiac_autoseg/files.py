@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cardiac_autoseg.errors import UserError
-from cardiac_autoseg.locks import require_held
+from cardiac_autoseg.locks import make_folder, require_held
 from cardiac_autoseg.temporaries import clear_abandoned, temporary_path
 
 LARGEST_JSON, DEEPEST_JSON = 1 << 28, 100
@@ -35,7 +35,7 @@ def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
     folder has vanished that this process works in.
     """
     require_held(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = temporary_path(path)
     try:
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))

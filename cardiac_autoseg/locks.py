@@ -87,7 +87,7 @@ _held: dict[str, Lock] = {}
 
 def try_lock(path: Path) -> Lock | None:
     """The lock ``path``, whose folder is made where it is missing, or None while another process holds it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     found = _attempt(path)
     return found if isinstance(found, Lock) else None
 
@@ -98,7 +98,7 @@ def waiting(path: Path, report: Callable[[str], None] = lambda _: None) -> Itera
 
     The lock cannot be taken twice by one process either.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     pause, met, met_at = PAUSE[0], "", time.monotonic()
     while not isinstance(found := _attempt(path), Lock):
         if found.holder.token != met:
@@ -121,7 +121,7 @@ def refusing(path: Path, what: str) -> Iterator[Lock]:
     Whether a holder on another machine is alive shows within some seconds; a silent one is waited for until it is
     taken to be gone.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     forget(path)
     while not isinstance(found := _attempt(path), Lock):
         if found.certain:
@@ -158,6 +158,24 @@ def require_held(path: Path) -> None:
             raise FileNotFoundError(errno.ENOENT, reason, str(folder))
         if lock.lost:
             raise OSError(errno.ESTALE, f"the lock of this folder is lost: {lock.lost}", str(folder))
+
+
+def make_folder(folder: Path) -> None:
+    """Make ``folder``, and what is missing above it, but never anew one whose lock this process holds: should that vanish at
+    this very moment, or have vanished before, :func:`require_held` says so.
+    """
+    held = {lock.path.parent for lock in list(_held.values())}
+    above = (folder, *folder.parents)
+    within = next((part for part in above if part in held), None)
+    if within is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        return
+    for part in reversed(above[: above.index(within)]):
+        try:
+            part.mkdir(exist_ok=True)
+        except FileNotFoundError:
+            require_held(folder)
+            raise
 
 
 def _attempt(path: Path) -> Lock | _Held:

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cardiac_autoseg.lock_holders import myself, runs
+from cardiac_autoseg.locks import make_folder
 
 ABANDONED = 24 * 3600.0
 """Seconds after which the file of a process that cannot be asked, as it ran elsewhere or before a restart, is given up."""
@@ -33,7 +34,7 @@ def temporary_path(path: Path) -> Path:
 @contextmanager
 def temporary_folder(path: Path) -> Iterator[Path]:
     """A new folder beside ``path``, which is removed in the end."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     folder = temporary_path(path)
     folder.mkdir(mode=0o700)
     try:

@@ -18,7 +18,7 @@ import pytest
 from cardiac_autoseg import lock_holders
 from cardiac_autoseg.errors import UserError
 from cardiac_autoseg.lock_holders import Holder, myself
-from cardiac_autoseg.locks import is_held, refusing, require_held, try_lock, waiting
+from cardiac_autoseg.locks import is_held, make_folder, refusing, require_held, try_lock, waiting
 
 ELSEWHERE = {"host": "ward9", "machine": "another", "boot": "another", "space": "pid:[1]"}
 
@@ -260,6 +260,23 @@ def test_the_holder_learns_that_its_folder_has_vanished_or_its_lock_is_lost(tmp_
         with pytest.raises(OSError, match="taken over by"):
             require_held(folder / "file")
     assert (folder / ".lock").is_file()  # the other one's
+
+
+def test_a_folder_that_vanished_is_not_made_anew_by_its_holder(tmp_path: Path) -> None:
+    """Whatever the moment: a look beforehand would leave a gap in which it can go."""
+    folder, away = tmp_path / "run", tmp_path / "away"
+    with waiting(folder / ".lock"):
+        make_folder(folder / "sub" / "below")
+        assert (folder / "sub" / "below").is_dir()
+        folder.rename(away)
+        for attempt in (lambda: make_folder(folder / "sub" / "below"), lambda: try_lock(folder / "sub" / ".lock")):
+            with pytest.raises(FileNotFoundError, match="vanished"):
+                attempt()
+        make_folder(tmp_path / "elsewhere" / "below")
+        assert not folder.exists()
+        away.rename(folder)
+    make_folder(tmp_path / "other" / "below")
+    assert (tmp_path / "other" / "below").is_dir()
 
 
 def test_a_folder_moved_away_and_back_is_free(tmp_path: Path) -> None:
