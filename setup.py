@@ -70,6 +70,8 @@ setup(
     extras_require={
         "onnx": ["onnx>=1.16", "onnxruntime>=1.19"],
         "completion": ["shtab>=1.7"],
+        "cluster": ["ray>=2.50"],
+        "remote": ["fsspec>=2024.9", "s3fs>=2024.9"],
         "test": [
             "pytest>=8",
             "hypothesis>=6.100",
@@ -81,6 +83,10 @@ setup(
             "onnx>=1.16",
             "onnxruntime>=1.19",
             "shtab>=1.7",
+            "ray>=2.50",
+            "s3fs>=2024.9",
+            "moto[s3,server]>=5",
+            "pyyaml>=6",
         ],
     },
     entry_points={
