@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from threadpoolctl import threadpool_limits
 
@@ -15,6 +15,25 @@ from cardiac_autoseg.errors import UserError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+class Spread(Protocol):
+    """A way to do the same work on many items, in any order.
+
+    ``make`` gives the work, to each process that takes part in it; so ``make`` and items must be such that they can be sent.
+    """
+
+    def __call__(
+        self, make: Callable[[], Callable[[Item], Result]], items: Sequence[Item], workers: int | None = None
+    ) -> Iterator[tuple[Item, Result | UserError]]:
+        """Every item with its result, as it is there; what went wrong with one item is its result."""
+
+
+def in_process(
+    make: Callable[[], Callable[[Item], Result]], items: Sequence[Item], workers: int | None = None
+) -> Iterator[tuple[Item, Result | UserError]]:
+    """The :class:`Spread` over the threads of this process."""
+    return in_threads(make(), items, workers)
 
 
 def in_threads(

@@ -42,6 +42,15 @@ def add_json(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--json", action="store_true", help=f"print {what} as JSON; progress goes to stderr")
 
 
+def add_cluster(parser: argparse.ArgumentParser, what: str) -> None:
+    """The option of every command that can work on many machines."""
+    parser.add_argument(
+        "--cluster",
+        metavar="auto|HOST:PORT",
+        help=f"spread the {what} over a Ray cluster whose machines see the same files (docs/cluster.md)",
+    )
+
+
 def print_json(values: Any) -> None:
     """JSON on standard output; NaN and infinity, which it does not have, become null."""
     import json

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +15,12 @@ from cardiac_autoseg.cli import common
 from planning.plan import ARCHITECTURES
 
 if TYPE_CHECKING:
-    from cardiac_autoseg.data.index import Case, Dataset
-    from cardiac_autoseg.data.volume import Volume
+    from cardiac_autoseg.threads import Spread
     from cardiac_autoseg.workspace import Workspace
 
 STAGES = ("fingerprint", "plan", "preprocess")
+CASE_MEMORY = 512 << 20
+"""Bytes that a worker of a cluster asks for: two cases at a time, and the libraries."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -35,6 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--gflops", type=float, help="compute for one slice, forward, in GFLOP (default: the target's)")
     parser.add_argument("--only", nargs="+", choices=STAGES, default=STAGES, help="stages to run")
     parser.add_argument("--workers", type=common.at_least(1), help="threads (default: as suits the number of cores)")
+    common.add_cluster(parser, "cases")
     common.add_json(parser, "plans and what was done")
     return parser
 
@@ -51,13 +54,36 @@ def work(values: argparse.Namespace) -> int:
 
     started = time.perf_counter()
     say = common.teller(values)
-    workspace, imported, seen = _workspace(values, say)
-    with waiting(workspace.root / ".plan-lock", say):
-        clear_unfinished(workspace.root / "plans")
-        return _stages(values, workspace, imported, seen, started)
+    with _spread(values, say) as spread:
+        workspace, imported, seen = _workspace(values, spread, say)
+        with waiting(workspace.root / ".plan-lock", say):
+            clear_unfinished(workspace.root / "plans")
+            return _stages(values, workspace, imported, seen, started, spread)
 
 
-def _stages(values: argparse.Namespace, workspace: Workspace, imported: int | None, seen: set[str], started: float) -> int:
+@contextmanager
+def _spread(values: argparse.Namespace, say: Callable[[str], None]) -> Iterator[Spread]:
+    """How cases are dealt out: to threads, or to the machines of a cluster."""
+    if not values.cluster:
+        from cardiac_autoseg.threads import in_process
+
+        yield in_process
+        return
+    from cardiac_autoseg.cluster.connect import connected
+    from cardiac_autoseg.cluster.spread import Needs, spread_over
+
+    with connected(values.cluster) as ray:
+        yield spread_over(ray, Needs(1, 0.0, CASE_MEMORY), say, at_once=2)
+
+
+def _stages(
+    values: argparse.Namespace,
+    workspace: Workspace,
+    imported: int | None,
+    seen: set[str],
+    started: float,
+    spread: Spread,
+) -> int:
     from cardiac_autoseg.data.index import load_dataset
     from cardiac_autoseg.preprocessing import prepare
     from cardiac_autoseg.preprocessing.store import preprocess
@@ -78,7 +104,7 @@ def _stages(values: argparse.Namespace, workspace: Workspace, imported: int | No
     failed: dict[str, str] = {}
     if "fingerprint" in values.only:
         with _Progress("fingerprint") as progress:
-            fingerprint, measured, failed = prepare.update_fingerprint(workspace, dataset, progress, values.workers)
+            fingerprint, measured, failed = prepare.update_fingerprint(workspace, dataset, progress, values.workers, spread)
         measured = min(len(fingerprint.cases), measured + len(seen & {case.case_id for case in fingerprint.cases}))
         changed |= measured > 0
         done["fingerprint"] = {"measured": measured, "unchanged": len(fingerprint.cases) - measured}
@@ -98,7 +124,7 @@ def _stages(values: argparse.Namespace, workspace: Workspace, imported: int | No
     if "preprocess" in values.only:
         grid = prepare.shared_grid(prepare.load_plans(workspace))
         with _Progress("preprocess") as progress:
-            outcome = preprocess(workspace, dataset, grid, progress, values.workers)
+            outcome = preprocess(workspace, dataset, grid, progress, values.workers, spread)
         changed |= outcome.made > 0
         failed |= outcome.failed
         done["preprocessed"] = {"made": outcome.made, "unchanged": outcome.kept}
@@ -112,7 +138,9 @@ def _stages(values: argparse.Namespace, workspace: Workspace, imported: int | No
     return common.SOME_FAILED if failed or problems or imported else common.OK
 
 
-def _workspace(values: argparse.Namespace, say: Callable[[str], None]) -> tuple[Workspace, int | None, set[str]]:
+def _workspace(
+    values: argparse.Namespace, spread: Spread, say: Callable[[str], None]
+) -> tuple[Workspace, int | None, set[str]]:
     """The workspace to prepare; if the data set was imported just now, how much was left out, and the cases measured."""
     import os
 
@@ -142,16 +170,13 @@ def _workspace(values: argparse.Namespace, say: Callable[[str], None]) -> tuple[
     layout = recognise(values.dataset)
     say(f"{values.dataset} has the layout {layout!r}; importing it into {root}")
     # What was read for the check is measured as well, so that the fingerprint need not read it again.
-    hashes, seen = FileHashes(workspace.preprocessed / "files.json"), set()
-
-    def examine(dataset: Dataset, case: Case, image: Volume, labels: dict[str, Volume]) -> None:
-        with suppress(ValueError, OSError, UserError):  # met again by the fingerprint, which says so
-            prepare.measure_loaded(workspace, hashes, dataset, case, image, labels)
-            seen.add(case.id)
-
-    checked = import_and_check(layout, values.dataset, workspace, values.gt, None, say, examine=examine)
+    examine = partial(prepare.examine, workspace=workspace)
+    checked = import_and_check(layout, values.dataset, workspace, values.gt, None, say, examine=examine, spread=spread)
+    hashes = FileHashes(workspace.preprocessed / "files.json")
+    for learned in checked.examined.values():
+        hashes.learn(learned)
     hashes.save()
-    return workspace, len(checked.left_out), seen
+    return workspace, len(checked.left_out), set(checked.examined)
 
 
 def _is_index(path: Path) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cardiac_autoseg.bundle import Bundle
-    from cardiac_autoseg.delivery.case import CaseResult
     from cardiac_autoseg.delivery.inputs import Input
     from cardiac_autoseg.delivery.outputs import Wanted
     from cardiac_autoseg.delivery.people import Given
+    from cardiac_autoseg.delivery.pipeline import Request, Result
 
 
 WHICH = "(--names FILE writes which is which, --keep-identifiers leaves their names)"
@@ -75,6 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     privacy.add_argument("--names", metavar="CSV", help="write which input each case is, for yourself: not into the results")
     parser.add_argument("--fast", action="store_true", help="one network instead of all, and each slice as it is")
     parser.add_argument("--overwrite", action="store_true", help="predict again where outputs are there")
+    common.add_cluster(parser, "scans")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, …; without it a GPU where there is one")
     return common.run(parser, _work, arguments)
 
@@ -169,35 +170,31 @@ def _predict(
     from time import perf_counter
 
     with common.loading():
-        from cardiac_autoseg.delivery.pipeline import FIRST_SLICE, Job, deliver
+        from cardiac_autoseg.delivery.pipeline import FIRST_SLICE, Request
         from cardiac_autoseg.delivery.privacy import shown
-        from cardiac_autoseg.inference.model import load_model
-        from cardiac_autoseg.inference.predictor import flip_axes
-        from cardiac_autoseg.trust.trust import load_trust
 
-        start = perf_counter()
-        model = load_model(path, values.device, values.fast)
-    images = len(flip_axes(model.flips)) * len(model.views)
-    _say(values, f"model {path}: {len(model.bundle.members)} network(s), {images} view(s) of each slice, on {model.device}")
-    if wanted.probabilities:
-        classes = sorted(model.labels, key=lambda name: model.labels[name])
-        _say(values, f"classes of the probabilities: {', '.join(classes)}")
-    # The quality was fitted on what all networks and views say together.
-    trust = None if values.fast else load_trust(path)
-    if trust is None and wanted.pages:
-        why = "--fast leaves no second opinion" if values.fast else "this model brings nothing to judge its results with"
-        _say(values, f"{why}: no quality score and no intervals")
-    seconds = {"load model": perf_counter() - start}
-    job = Job(model, model_hash, trust, output, wanted, values.overwrite, given, values.series)
-    for number, result in enumerate(deliver(job, todo, seconds), start=1):
+    start = perf_counter()
+    request = Request(
+        *(str(path), model_hash, output, wanted, values.fast, values.device, values.overwrite, given, values.series)
+    )
+    say: Callable[[str], None] = partial(_say, values)
+    complain: Callable[[str], None] = common.tell
+    if values.cluster:
+        from cardiac_autoseg.cluster.journal import keep_journal
+
+        say, complain = keep_journal(output, say), keep_journal(output, complain)
+    seconds: dict[str, float] = {}
+    results = (_on_cluster if values.cluster else _here)(values, request, todo, seconds, say)
+    for number, result in enumerate(results, start=1):
         head = f"[{number}/{len(todo)}] {shown(result.item)}"
         if result.problem:
             failed[result.item.name] = result.problem
             # Here with the folders above it, so that it is found.
             head = head if result.item.called else f"[{number}/{len(todo)}] {result.item.path}"
-            print(f"{head}: FAILED. {result.problem}", file=sys.stderr)
+            complain(f"{head}: FAILED. {result.problem}")
         else:
-            _say(values, f"{head}: {' x '.join(map(str, result.shape))}, {result.seconds:.2f} s{_in_words(result.case)}")
+            found = f"; {result.words}" if result.words else ""
+            say(f"{head}: {' x '.join(map(str, result.shape))}, {result.seconds:.2f} s{found}")
     took = perf_counter() - start
     first = seconds.pop(FIRST_SLICE, None)
     _say(values, f"\n{len(todo) - len(failed)} predicted into {output}, {len(failed)} failed, in {took:.1f} s; by stage:")
@@ -205,6 +202,43 @@ def _predict(
         _say(values, f"  {stage:<12} {spent:8.2f} s   {spent / len(todo):.3f} s a scan")
     if first is not None:
         _say(values, f"the first slice was through a network {first:.2f} s after the launch")
+
+
+def _here(
+    values: argparse.Namespace, request: Request, todo: list[Input], seconds: dict[str, float], say: Callable[[str], None]
+) -> Iterator[Result]:
+    """Predict in this process."""
+    from time import perf_counter
+
+    with common.loading():
+        from cardiac_autoseg.delivery.pipeline import deliver, load_job
+        from cardiac_autoseg.inference.predictor import flip_axes
+
+        start = perf_counter()
+        job = load_job(request)
+    model = job.model
+    images = len(flip_axes(model.flips)) * len(model.views)
+    say(f"model {request.bundle}: {len(model.bundle.members)} network(s), {images} view(s) of each slice, on {model.device}")
+    if request.wanted.probabilities:
+        classes = sorted(model.labels, key=lambda name: model.labels[name])
+        say(f"classes of the probabilities: {', '.join(classes)}")
+    if job.trust is None and request.wanted.pages:
+        why = "--fast leaves no second opinion" if values.fast else "this model brings nothing to judge its results with"
+        say(f"{why}: no quality score and no intervals")
+    seconds["load model"] = perf_counter() - start
+    yield from deliver(job, todo, seconds)
+
+
+def _on_cluster(
+    values: argparse.Namespace, request: Request, todo: list[Input], seconds: dict[str, float], say: Callable[[str], None]
+) -> Iterator[Result]:
+    """Predict on the machines of a cluster."""
+    from cardiac_autoseg.cluster.connect import connected
+    from cardiac_autoseg.cluster.predict import deliver_on_cluster
+
+    with connected(values.cluster) as ray:
+        say(f"model {request.bundle}, on the cluster {values.cluster}")
+        yield from deliver_on_cluster(ray, request, todo, seconds, say)
 
 
 def _write_folder(values: argparse.Namespace, output: Path, labels: dict[str, int], failed: dict[str, str]) -> None:
@@ -219,24 +253,6 @@ def _write_folder(values: argparse.Namespace, output: Path, labels: dict[str, in
 def _say(values: argparse.Namespace, text: str) -> None:
     """Print progress, out of the way of the JSON where that is wanted."""
     print(text, file=sys.stderr if values.json else sys.stdout, flush=True)
-
-
-def _in_words(case: CaseResult | None) -> str:
-    """The result of a case in a few words: "; EF 55 %, EDV 141 mL, mass 110 g; predicted Dice 0.91; 1 warning"."""
-    if case is None:
-        return ""
-    found = [
-        f"{name.partition('_')[2]} {value:.0f} {unit}"
-        for name, unit in (("LV_EF", "%"), ("LV_EDV", "mL"), ("LV_volume", "mL"), ("LV_mass", "g"))
-        if (value := case.numbers.values.get(name)) is not None
-    ]
-    warnings = sum(finding.severity == "warning" for finding in case.findings)
-    parts = [
-        ", ".join(found),
-        "" if case.quality is None else f"predicted Dice {case.quality.dice:.2f}",
-        "" if not warnings else f"{warnings} warning{'s' if warnings > 1 else ''}",
-    ]
-    return "".join(f"; {part}" for part in parts if part)
 
 
 def _single(values: argparse.Namespace) -> dict[str, str]:

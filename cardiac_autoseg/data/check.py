@@ -6,8 +6,9 @@ import dataclasses
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -20,7 +21,7 @@ from cardiac_autoseg.data.load import load_image, load_labels
 from cardiac_autoseg.data.phases import fill_phases
 from cardiac_autoseg.data.volume import Volume
 from cardiac_autoseg.errors import UserError
-from cardiac_autoseg.threads import available_cores
+from cardiac_autoseg.threads import Spread, available_cores, in_process
 from cardiac_autoseg.workspace import Workspace
 
 PLAUSIBLE_PIXEL_MM = (0.3, 4.0)
@@ -35,9 +36,11 @@ class Checked:
     dataset: Dataset
     left_out: tuple[str, ...]
     warnings: tuple[str, ...]
+    examined: dict[str, Any] = field(default_factory=dict)
+    """What :data:`Examine` returned for each case, by its id, where it returned anything."""
 
 
-Examine = Callable[[Dataset, Case, Volume, dict[str, Volume]], None]
+Examine = Callable[[Dataset, Case, Volume, dict[str, Volume]], Any]
 """Called with a usable case, its image and the labels by source, so that what else must see them need not read them."""
 
 
@@ -47,18 +50,23 @@ def check_dataset(
     report: Callable[[str], None],
     workers: int | None = None,
     examine: Examine | None = None,
+    spread: Spread = in_process,
 ) -> Checked:
-    """Check every case, in parallel threads with a progress bar on a terminal; one bad case never stops the others.
+    """Check every case, in parallel threads or as ``spread`` does it, with a progress bar on a terminal; one bad case never
+    stops the others.
 
     Left out of the index: a case whose image cannot be read, has NaN or infinite values, is blank or has its slices along
     another axis than z; the later of two cases with the same id. Of a case that is kept: a label file that cannot be read,
     has unknown values or lies elsewhere than the image. An empty label file counts as not annotated. All else is a warning;
     the same image under two subjects also sets ``Case.twin_of``. Subjects with two labelled frames but no phases get them
-    from the LV volume, which ``report`` is told; the rest is in the result. ``examine`` is called in the threads.
+    from the LV volume, which ``report`` is told; the rest is in the result. ``examine`` is called where the case is read.
     """
-    with ThreadPoolExecutor(workers or min(16, available_cores())) as pool:
-        results = pool.map(lambda case: check_case(workspace, dataset, case, examine), dataset.cases)
-        checks = list(tqdm(results, total=len(dataset.cases), desc="checking cases", unit="case", disable=None, leave=False))
+    make, items = partial(_checker, workspace, dataset, examine), list(enumerate(dataset.cases))
+    results = spread(make, items, workers or min(16, available_cores()))
+    bar = tqdm(results, total=len(items), desc="checking cases", unit="case", disable=None, leave=False)
+    # By their number, as two cases may have one name.
+    found = {number: CaseCheck(case, str(it)) if isinstance(it, UserError) else it for (number, case), it in bar}
+    checks = [found[number] for number, _ in items]
     left_out = [f"case {check.case.id} left out: {check.error}" for check in checks if check.error]
     good = [check for check in checks if not check.error]
     good, duplicates = without_duplicates(good)
@@ -73,7 +81,13 @@ def check_dataset(
         report(f"ED and ES of {filled} subjects taken from the LV volume, as the data set does not name them")
     warnings = [message for check in good for message in check.warnings]
     warnings += subject_warnings(cases) + source_warnings(good)
-    return Checked(dataclasses.replace(dataset, cases=tuple(join_twins(cases))), tuple(left_out), tuple(warnings))
+    examined = {check.case.id: check.examined for check in good if check.examined is not None}
+    return Checked(dataclasses.replace(dataset, cases=tuple(join_twins(cases))), tuple(left_out), tuple(warnings), examined)
+
+
+def _checker(workspace: Workspace, dataset: Dataset, examine: Examine | None) -> Callable[[tuple[int, Case]], CaseCheck]:
+    """What checks numbered cases, in one process."""
+    return lambda item: check_case(workspace, dataset, item[1], examine)
 
 
 def check_case(workspace: Workspace, dataset: Dataset, case: Case, examine: Examine | None = None) -> CaseCheck:
@@ -85,9 +99,7 @@ def check_case(workspace: Workspace, dataset: Dataset, case: Case, examine: Exam
         if error:
             return CaseCheck(case, f"{path} {error}")
         check, labels = _check_labels(workspace, dataset, case, image)
-        if examine:
-            examine(dataset, check.case, image, labels)
-        return check
+        return dataclasses.replace(check, examined=examine(dataset, check.case, image, labels)) if examine else check
     except UserError as error:
         return CaseCheck(case, str(error))
     except Exception as error:  # Files can be broken in ways nobody foresaw, and the others must still be checked.

@@ -6,6 +6,7 @@ import dataclasses
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from cardiac_autoseg.data.index import Case
 
@@ -23,6 +24,8 @@ class CaseCheck:
     swapped: tuple[str, ...] = ()
     """Sources in which the RV, not the LV, lies within the myocardium."""
     lv_ml: dict[str, float] = field(default_factory=dict)
+    examined: Any = None
+    """What was found by others that had to see the case as well."""
 
 
 def without_duplicates(checks: Sequence[CaseCheck]) -> tuple[list[CaseCheck], list[str]]:

@@ -14,6 +14,7 @@ from cardiac_autoseg.data.index import Dataset, LabelRef, Source, editing, load_
 from cardiac_autoseg.data.parsing import check_name, class_values, match_labels, values_beside
 from cardiac_autoseg.data.summary import coverage_table
 from cardiac_autoseg.errors import UserError
+from cardiac_autoseg.threads import Spread, in_process
 from cardiac_autoseg.workspace import Workspace
 
 Importer = Callable[..., Dataset]
@@ -69,12 +70,14 @@ def import_and_check(
     note: str = "",
     verbose: bool = False,
     examine: Examine | None = None,
+    spread: Spread = in_process,
 ) -> Checked:
     """Index ``source``, check every case, write ``dataset.json``, and report what was found and the table of sources.
 
     ``layout`` is a key of :data:`IMPORTERS` or "auto"; ``gt`` names the data set's own labels, ``simulated`` and ``note``
-    describe them; ``examine`` is as for :func:`check_dataset`. Importing again into a workspace keeps the sources that were
-    added to it. Raises :class:`UserError` if nothing can be imported, or if the workspace holds another data set.
+    describe them; ``examine`` and ``spread`` are as for :func:`check_dataset`. Importing again into a workspace keeps
+    the sources that were added to it. Raises :class:`UserError` if nothing can be imported, or if the workspace holds
+    another data set.
     """
     source = source.expanduser()
     check_name(gt, "label source")
@@ -94,7 +97,7 @@ def import_and_check(
         described = dataclasses.replace(dataset.sources[gt], simulated=simulated, note=note)
         dataset = dataclasses.replace(dataset, sources={**dataset.sources, gt: described})
     with editing(workspace.dataset, report):
-        return _finish(workspace, _keep_added(workspace, dataset, report), skipped, report, verbose, examine)
+        return _finish(workspace, _keep_added(workspace, dataset, report), skipped, report, verbose, examine, spread)
 
 
 def add_source(
@@ -197,6 +200,7 @@ def _finish(
     report: Callable[[str], None],
     verbose: bool,
     examine: Examine | None = None,
+    spread: Spread = in_process,
 ) -> Checked:
     """Check, save, and report.
 
@@ -209,7 +213,9 @@ def _finish(
         dataclasses.replace(case, labels={name: ref for name, ref in case.labels.items() if name not in derived})
         for case in dataset.cases
     )
-    checked = check_dataset(workspace, dataclasses.replace(dataset, cases=tuple(drawn)), report, examine=examine)
+    checked = check_dataset(
+        workspace, dataclasses.replace(dataset, cases=tuple(drawn)), report, examine=examine, spread=spread
+    )
     cases = (dataclasses.replace(case, labels=case.labels | computed[case.id]) for case in checked.dataset.cases)
     checked = dataclasses.replace(checked, dataset=dataclasses.replace(checked.dataset, cases=tuple(cases)))
     checked = dataclasses.replace(checked, left_out=(*skipped, *checked.left_out))

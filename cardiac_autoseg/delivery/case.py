@@ -42,6 +42,22 @@ class CaseResult:
         return any(finding.severity == "warning" for finding in self.findings)
 
     @property
+    def words(self) -> str:
+        """The result in a few words: "EF 55 %, EDV 141 mL, mass 110 g; predicted Dice 0.91; 1 warning"."""
+        found = [
+            f"{name.partition('_')[2]} {value:.0f} {unit}"
+            for name, unit in (("LV_EF", "%"), ("LV_EDV", "mL"), ("LV_volume", "mL"), ("LV_mass", "g"))
+            if (value := self.numbers.values.get(name)) is not None
+        ]
+        warnings = sum(finding.severity == "warning" for finding in self.findings)
+        parts = [
+            ", ".join(found),
+            "" if self.quality is None else f"predicted Dice {self.quality.dice:.2f}",
+            "" if not warnings else f"{warnings} warning{'s' if warnings > 1 else ''}",
+        ]
+        return "; ".join(part for part in parts if part)
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What was decided in reading and measuring, and how smoothly the volumes run, in words."""
         found = self.consistency

@@ -10,46 +10,53 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING
-
-import numpy as np
 
 from cardiac_autoseg.data.identifiers import unquoted
 from cardiac_autoseg.data.scan import Scan
 from cardiac_autoseg.data.volume import write_labels
-from cardiac_autoseg.delivery.claim import label_note
+from cardiac_autoseg.delivery.claim import label_note, model_hash
 from cardiac_autoseg.delivery.inputs import Input, read_scan
 from cardiac_autoseg.delivery.outputs import Wanted, clear_case
 from cardiac_autoseg.delivery.people import Given, with_given
 from cardiac_autoseg.delivery.privacy import private, public
 from cardiac_autoseg.errors import UserError, is_out_of_memory
 from cardiac_autoseg.files import DISK
-from cardiac_autoseg.inference.model import Model
+from cardiac_autoseg.inference.model import Model, load_model
+from cardiac_autoseg.inference.model_store import bundle_called
 from cardiac_autoseg.inference.statistics import Segmentation
+from cardiac_autoseg.trust.trust import Trust, load_trust
 
-if TYPE_CHECKING:
-    from cardiac_autoseg.delivery.case import CaseResult
-    from cardiac_autoseg.trust.trust import Trust
-
-
+Reading = Future[tuple[Scan, float]]
+"""A scan that is being read, and the seconds that took."""
 FIRST_SLICE = "first slice"
 """Of the stages in seconds the one that is not a stage: from the start of the process until a network was through once."""
 
 
 @dataclass(frozen=True)
-class Job:
-    """How scans are to be predicted: with which model (and its hash), into which folder, what to write, which series to
-    take; ``anew``: files of these cases that are not written again are removed.
+class Request:
+    """How scans are to be predicted: with which model (its bundle, a path or a name, and its hash), ``fast`` or not, on
+    which device, into which folder, what to write, which series to take; ``anew``: files of these cases that are not written
+    again are removed.
     """
 
-    model: Model
+    bundle: str
     model_hash: str
-    trust: Trust | None
     folder: Path
     wanted: Wanted
+    fast: bool = False
+    device: str | None = None
     anew: bool = False
     given: Mapping[str, Given] = dataclasses.field(default_factory=dict)
     series: str | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """A request, with the model and what judges its results."""
+
+    request: Request
+    model: Model
+    trust: Trust | None
 
     @property
     def words(self) -> str:
@@ -58,15 +65,55 @@ class Job:
         return f"cardiac_autoseg {bundle.version}, model {bundle.name}"
 
 
+def load_job(request: Request) -> Job:
+    """Load the model that a request names; :class:`UserError` as :func:`load_model`, and if it is not the one meant."""
+    path = bundle_called(None, request.bundle)
+    model = load_model(path, request.device, request.fast)
+    if model_hash(model.bundle, request.fast) != request.model_hash:
+        raise UserError(f"{path} is another model than the one that was asked for: install the same release everywhere")
+    # The quality was fitted on what all networks and views say together.
+    return Job(request, model, None if request.fast else load_trust(path))
+
+
 @dataclass(frozen=True)
 class Result:
-    """One scan done, or not: ``problem`` says why. ``shape`` that of the image, ``seconds`` the time it took to segment."""
+    """One scan done, or not: ``problem`` says why. ``shape`` that of the image, ``seconds`` the time it took to segment,
+    ``words`` what was found (:attr:`CaseResult.words`).
+    """
 
     item: Input
     shape: tuple[int, ...] = ()
     seconds: float = 0.0
-    case: CaseResult | None = None
+    words: str = ""
     problem: str = ""
+
+
+class Stages:
+    """The stages of a scan in one process: the next is read, and the last written, beside the networks' work.
+
+    A context manager. Scans that fail have results as well, which say why; but errors of the disk that is written to are
+    raised, as the other scans would fare no better.
+    """
+
+    def __init__(self, job: Job, seconds: dict[str, float], dicom: bool) -> None:
+        self.job = job
+        self._reader, self._writer = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
+        _after_first_slice(job, dicom, seconds, self._writer)
+
+    def __enter__(self) -> Stages:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._reader.shutdown(cancel_futures=True)
+        self._writer.shutdown()
+
+    def read(self, item: Input) -> Reading:
+        """Begin to read a scan."""
+        return self._reader.submit(_read, item, self.job)
+
+    def segment(self, item: Input, reading: Reading, seconds: dict[str, float]) -> Future[Result]:
+        """Wait for the scan, segment it, and begin to write; for one scan at a time. The seconds of its stages are added."""
+        return _segment(self.job, item, reading, seconds, self._writer)
 
 
 def deliver(job: Job, items: Sequence[Input], seconds: dict[str, float]) -> Iterator[Result]:
@@ -75,14 +122,13 @@ def deliver(job: Job, items: Sequence[Input], seconds: dict[str, float]) -> Iter
     The seconds of each stage are added to ``seconds``; as stages overlap, they may add up to more than the whole time. A
     scan that fails yields a ``problem``; the others go on.
     """
-    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
-        ahead = [reader.submit(_read, item, job) for item in items[:1]]
-        _after_first_slice(job, any(item.dicom for item in items), seconds, writer)
+    with Stages(job, seconds, any(item.dicom for item in items)) as stages:
+        ahead = [stages.read(item) for item in items[:1]]
         behind: list[Future[Result]] = []
         for number, item in enumerate(items):
             reading = ahead.pop()
-            ahead += [reader.submit(_read, following, job) for following in items[number + 1 : number + 2]]
-            writing = _segment(job, item, reading, seconds, writer)
+            ahead += [stages.read(following) for following in items[number + 1 : number + 2]]
+            writing = stages.segment(item, reading, seconds)
             # At most one result waits to be written, so memory stays bounded when the disk is slow.
             for done in behind:
                 yield done.result()
@@ -101,7 +147,7 @@ def _after_first_slice(job: Job, dicom: bool, seconds: dict[str, float], writer:
 
     def note(*_: object) -> None:
         handle.remove()
-        writer.submit(_load_writers, job.wanted, dicom)
+        writer.submit(_load_writers, job.request.wanted, dicom)
         if stat.is_file():
             began = int(stat.read_text().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
             seconds[FIRST_SLICE] = time.clock_gettime(time.CLOCK_BOOTTIME) - began
@@ -110,7 +156,7 @@ def _after_first_slice(job: Job, dicom: bool, seconds: dict[str, float], writer:
 
 
 def _segment(
-    job: Job, item: Input, reading: Future[tuple[Scan, float]], seconds: dict[str, float], writer: ThreadPoolExecutor
+    job: Job, item: Input, reading: Reading, seconds: dict[str, float], writer: ThreadPoolExecutor
 ) -> Future[Result]:
     """Wait for the scan, segment it, and hand it to the writer; the future holds the result, whatever happened."""
     start = perf_counter()
@@ -119,11 +165,11 @@ def _segment(
         _add(seconds, "read", spent)
         geometry = scan.geometry
         segmentation = job.model.segment(
-            scan.array, geometry.spacing_zyx, job.wanted.probabilities, seconds, direction=geometry.direction
+            scan.array, geometry.spacing_zyx, job.request.wanted.probabilities, seconds, direction=geometry.direction
         )
     except Exception as error:  # one bad scan must not stop the others, whatever is wrong with it
         failed: Future[Result] = Future()
-        failed.set_result(Result(item, problem=_words(item, job.folder, error)))
+        failed.set_result(Result(item, problem=_words(item, job.request.folder, error)))
         return failed
     shape = scan.array.shape if scan.frames > 1 else scan.array.shape[1:]
     result = Result(item, shape, perf_counter() - start)
@@ -133,7 +179,7 @@ def _segment(
 def _read(item: Input, job: Job) -> tuple[Scan, float]:
     """The scan, with what the user knows better, and the seconds it took."""
     start = perf_counter()
-    scan = with_given(read_scan(item, job.series), job.given.get(item.name, Given()))
+    scan = with_given(read_scan(item, job.request.series), job.request.given.get(item.name, Given()))
     return private(scan, item), perf_counter() - start
 
 
@@ -151,40 +197,38 @@ def _finish(job: Job, result: Result, scan: Scan, segmentation: Segmentation, se
     start = perf_counter()
     name, bundle = result.item.name, job.model.bundle
     try:
-        note = label_note(result.item, job.model_hash)
+        note = label_note(result.item, job.request.model_hash)
         written: set[str] = set()
         if segmentation.probabilities is not None:
             from cardiac_autoseg.delivery.write import write_probabilities
 
             kept = segmentation.probabilities if scan.frames > 1 else segmentation.probabilities[:, 0]
-            write_probabilities(job.folder / f"{name}.npz", kept, 1.0 if job.trust is None else job.trust.temperature)
+            write_probabilities(
+                job.request.folder / f"{name}.npz", kept, 1.0 if job.trust is None else job.trust.temperature
+            )
             written.add(f"{name}.npz")
             _add(seconds, "write", perf_counter() - start)
             start = perf_counter()
         case = None
-        if job.wanted.pages:
+        if job.request.wanted.pages:
             from cardiac_autoseg.delivery.case import analyse
             from cardiac_autoseg.delivery.write import write_case
 
-            case = analyse(scan, segmentation, bundle.labels, job.trust, job.given.get(name, Given()))
+            case = analyse(scan, segmentation, bundle.labels, job.trust, job.request.given.get(name, Given()))
             _add(seconds, "measure", perf_counter() - start)
             start = perf_counter()
-            written |= write_case(job.folder, case, job.words, bundle.licence, job.wanted, result.item)
-        if job.anew:
-            clear_case(job.folder, name, written)
+            written |= write_case(job.request.folder, case, job.words, bundle.licence, job.request.wanted, result.item)
+        if job.request.anew:
+            clear_case(job.request.folder, name, written)
         # Last, as they say that the case is done.
         labels = segmentation.labels if scan.frames > 1 else segmentation.labels[0]
-        write_labels(job.folder / f"{name}.nii.gz", labels, scan.geometry, note)
+        write_labels(job.request.folder / f"{name}.nii.gz", labels, scan.geometry, note)
         _add(seconds, "write", perf_counter() - start)
     except Exception as error:  # as above
-        if isinstance(error, OSError) and (error.errno in DISK or not job.folder.is_dir()):
+        if isinstance(error, OSError) and (error.errno in DISK or not job.request.folder.is_dir()):
             raise  # the others would fare no better
-        return dataclasses.replace(result, problem=_words(result.item, job.folder, error))
-    if case is None:
-        return result
-    # The image is not needed any more, and there may be thousands of cases.
-    nothing = np.empty((0, *scan.array.shape[1:]), scan.array.dtype)
-    return dataclasses.replace(result, case=dataclasses.replace(case, scan=dataclasses.replace(scan, array=nothing)))
+        return dataclasses.replace(result, problem=_words(result.item, job.request.folder, error))
+    return result if case is None else dataclasses.replace(result, words=case.words)
 
 
 def _add(seconds: dict[str, float], stage: str, spent: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -14,6 +15,10 @@ from cardiac_autoseg.versions import has_version
 FORMAT_VERSION = 2
 GRAIN = 3.0
 """Seconds: the coarsest steps in which file systems tell time, and some more."""
+
+
+Learned = dict[str, tuple[list[object], bool]]
+"""What is known of files: size, times and hash of each, and whether it is new, so that nothing of it is kept."""
 
 
 class FileHashes:
@@ -53,6 +58,16 @@ class FileHashes:
             self._known[str(file)] = [*stamp, digest]
             (self._fresh.discard if settled else self._fresh.add)(str(file))
         return digest
+
+    def known(self, files: Iterable[Path]) -> Learned:
+        """What is known of some ``files``, for those who hashed them to tell to others."""
+        return {str(file): (self._known[str(file)], str(file) in self._fresh) for file in files if str(file) in self._known}
+
+    def learn(self, learned: Mapping[str, tuple[list[object], bool]]) -> None:
+        """Take over what others found."""
+        for file, (known, fresh) in learned.items():
+            self._known[file] = known
+            (self._fresh.add if fresh else self._fresh.discard)(file)
 
     def save(self) -> None:
         """Remember for the next time."""

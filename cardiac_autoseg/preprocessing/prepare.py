@@ -12,9 +12,9 @@ from cardiac_autoseg.data.load import load_image, load_labels, require_same_geom
 from cardiac_autoseg.data.volume import Volume
 from cardiac_autoseg.errors import UserError
 from cardiac_autoseg.files import hash_json, read_json, write_cache, write_json, write_json_if_changed
-from cardiac_autoseg.preprocessing.identity import FileHashes
-from cardiac_autoseg.preprocessing.store import Grid
-from cardiac_autoseg.threads import in_threads
+from cardiac_autoseg.preprocessing.identity import FileHashes, Learned
+from cardiac_autoseg.preprocessing.store import Grid, case_files
+from cardiac_autoseg.threads import Spread, in_process
 from cardiac_autoseg.versions import keep_newer
 from cardiac_autoseg.workspace import Workspace
 from planning.fingerprint import (
@@ -48,8 +48,10 @@ def update_fingerprint(
     dataset: Dataset,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
     workers: int | None = None,
+    spread: Spread = in_process,
 ) -> tuple[Fingerprint, int, dict[str, str]]:
-    """Measure the cases that are new or changed, in parallel threads, and write ``fingerprint.json`` if it changes.
+    """Measure the cases that are new or changed, in parallel threads or as ``spread`` does it, and write
+    ``fingerprint.json`` if it changes.
 
     Derived sources are not measured: they say nothing about the data that the labels they are made of do not.
     Returns the fingerprint, how many cases were measured, and what went wrong by case id. When a case that is in the present
@@ -57,28 +59,28 @@ def update_fingerprint(
     """
     dataset = _drawn(dataset)
     hashes = FileHashes(workspace.preprocessed / "files.json")
-    measurements: list[CaseMeasurement] = []
-    keys: dict[str, str] = {}
-    failed: dict[str, str] = {}
-    measured = 0
-    for number, (case, result) in enumerate(
-        in_threads(partial(_measure, workspace, dataset, hashes), dataset.cases, workers), 1
-    ):
-        if isinstance(result, UserError):
-            failed[case.id] = str(result)
-        else:
-            measurement, keys[case.id], new = result
-            measurements.append(measurement)
-            measured += new
+    results: dict[str, _Measured | UserError] = {}
+    for number, (case, result) in enumerate(spread(partial(_measurer, workspace, dataset), dataset.cases, workers), 1):
+        results[case.id] = result
+        if not isinstance(result, UserError):
+            hashes.learn(result.learned)
         progress(number, len(dataset.cases))
     hashes.save()
+    found = [results[case.id] for case in dataset.cases]
+    good = [result for result in found if not isinstance(result, UserError)]
+    failed = {
+        case.id: str(result) for case, result in zip(dataset.cases, found, strict=True) if isinstance(result, UserError)
+    }
+    measured = sum(result.new for result in good)
     if failed and workspace.fingerprint.is_file():
         before = load_fingerprint(workspace)
         if any(case.case_id in failed for case in before.cases):
             return before, measured, failed
-    if not measurements:
+    if not good:
         raise UserError("no case could be measured:\n  " + "\n  ".join(failed.values()))
     subjects = {case.id: case.subject for case in dataset.cases}
+    keys = {result.measurement.case_id: result.key for result in good}
+    measurements = [result.measurement for result in good]
     fingerprint = build_fingerprint(dataset.name, dataset.classes, measurements, subjects, hash_json(keys))
     keep_newer(workspace.fingerprint, FORMAT_VERSION)
     write_json_if_changed(workspace.fingerprint, fingerprint.to_json())
@@ -95,9 +97,25 @@ def _drawn(dataset: Dataset) -> Dataset:
     return dataclasses.replace(dataset, cases=tuple(cases)) if derived else dataset
 
 
-def _measure(workspace: Workspace, dataset: Dataset, hashes: FileHashes, case: Case) -> tuple[CaseMeasurement, str, bool]:
-    """A case's measurement, its key, and whether it had to be made; kept in a file, so that a killed run goes on."""
+@dataclasses.dataclass(frozen=True)
+class _Measured:
+    """A case's measurement, its key, whether it had to be made, and the hashes of its files."""
+
+    measurement: CaseMeasurement
+    key: str
+    new: bool
+    learned: Learned
+
+
+def _measurer(workspace: Workspace, dataset: Dataset) -> Callable[[Case], _Measured]:
+    """What measures cases, in one process."""
+    return partial(_measure, workspace, dataset, FileHashes(workspace.preprocessed / "files.json"))
+
+
+def _measure(workspace: Workspace, dataset: Dataset, hashes: FileHashes, case: Case) -> _Measured:
+    """Measure a case, unless that is done: the result is kept in a file, so that a killed run goes on."""
     key = _measurement_key(workspace, dataset, hashes, case)
+    learned = hashes.known(case_files(workspace, case))
     path = _measurement_path(workspace, case)
     if path.is_file():
         try:
@@ -105,7 +123,7 @@ def _measure(workspace: Workspace, dataset: Dataset, hashes: FileHashes, case: C
             if kept["key"] == key:
                 measurement = case_from_json(kept["measurement"])
                 if _is_of(measurement, case, dataset):
-                    return measurement, key, False
+                    return _Measured(measurement, key, False, learned)
         except (UserError, KeyError, TypeError, ValueError):
             pass  # measured again below
     image = load_image(workspace, case)
@@ -113,7 +131,7 @@ def _measure(workspace: Workspace, dataset: Dataset, hashes: FileHashes, case: C
     for source, volume in labels.items():
         require_same_geometry(image, volume, case, source)
     try:
-        return measure_loaded(workspace, hashes, dataset, case, image, labels), key, True
+        return _Measured(measure_loaded(workspace, hashes, dataset, case, image, labels), key, True, learned)
     except ValueError as error:
         raise UserError(str(error)) from error
 
@@ -137,6 +155,19 @@ def measure_loaded(
     values = {"key": _measurement_key(workspace, dataset, hashes, case), "measurement": dataclasses.asdict(measurement)}
     write_cache(_measurement_path(workspace, case), values)
     return measurement
+
+
+def examine(dataset: Dataset, case: Case, image: Volume, labels: dict[str, Volume], workspace: Workspace) -> Learned | None:
+    """Measure a case that an import has just read, so that the fingerprint need not read it again; the hashes of its files.
+
+    None where it cannot be measured: the fingerprint meets that again, and says so.
+    """
+    hashes = FileHashes(workspace.preprocessed / "files.json")
+    try:
+        measure_loaded(workspace, hashes, dataset, case, image, labels)
+    except (ValueError, OSError, UserError):
+        return None
+    return hashes.known(case_files(workspace, case))
 
 
 def _measurement_path(workspace: Workspace, case: Case) -> Path:

@@ -22,11 +22,11 @@ from cardiac_autoseg.data.load import load_image, load_labels, require_same_geom
 from cardiac_autoseg.errors import UserError
 from cardiac_autoseg.files import atomic_path, hash_json, read_json, write_cache, write_json_if_changed
 from cardiac_autoseg.locks import waiting
-from cardiac_autoseg.preprocessing.identity import FileHashes
+from cardiac_autoseg.preprocessing.identity import FileHashes, Learned
 from cardiac_autoseg.preprocessing.matrices import resample_image, resample_labels, target_size
 from cardiac_autoseg.preprocessing.normalise import normalise
 from cardiac_autoseg.temporaries import clear_unfinished
-from cardiac_autoseg.threads import available_cores
+from cardiac_autoseg.threads import Spread, available_cores, in_process
 from cardiac_autoseg.threads import in_threads as in_threads
 from cardiac_autoseg.versions import STORE_FORMAT, require_version
 from cardiac_autoseg.workspace import Workspace
@@ -166,10 +166,11 @@ def preprocess(
     grid: Grid,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
     workers: int | None = None,
+    spread: Spread = in_process,
 ) -> Outcome:
-    """Bring the store up to date with the index and ``grid``.
+    """Bring the store up to date with the index and ``grid``, in threads or as ``spread`` does it.
 
-    Works in threads: unpacking and resampling release Python's lock, and a thread cannot be killed behind our back as a
+    Threads, since unpacking and resampling release Python's lock, and a thread cannot be killed behind our back as a
     worker process can. There are two a core (``workers`` None), as half of their time they wait for the disk. A case that
     fails is left out and named in the outcome; the others go on. ``index.json`` is written at the end, for what is there.
     """
@@ -177,16 +178,18 @@ def preprocess(
     entries: dict[str, dict[str, Any]] = {}
     failed: dict[str, str] = {}
     made = kept = 0
-    work = partial(_preprocess_case, workspace, dataset, grid, hashes)
+    make = partial(_preprocessor, workspace, dataset, grid)
     workers = workers or min(16, 2 * available_cores())
     with _alone(workspace):
-        for number, (case, result) in enumerate(in_threads(work, dataset.cases, workers), start=1):
+        for number, (case, result) in enumerate(spread(make, dataset.cases, workers), start=1):
             if isinstance(result, UserError):
                 failed[case.id] = str(result)
             else:
-                entries[case.id], new, old = result
+                entries[case.id], new, old, learned = result
                 made, kept = made + new, kept + old
+                hashes.learn(learned)
             progress(number, len(dataset.cases))
+        failed = {case.id: failed[case.id] for case in dataset.cases if case.id in failed}
         if not entries:
             raise UserError("no case could be preprocessed:\n  " + "\n  ".join(failed.values()))
         hashes.save()
@@ -207,7 +210,7 @@ def preprocess_labels(workspace: Workspace, dataset: Dataset, sources: Sequence[
         for entry in store.keys.values():
             entry["labels"] = {name: key for name, key in entry["labels"].items() if name not in sources}
 
-        def work(case: Case) -> tuple[dict[str, Any], int, int]:
+        def work(case: Case) -> _Prepared:
             if _image_key(workspace, store.grid, hashes, case) != store.keys[case.id]["image"]:
                 raise UserError(f"{case.image} has changed since it was preprocessed: run cas_plan_and_preprocess again")
             wanted = {name: ref for name, ref in case.labels.items() if name in sources}
@@ -218,7 +221,7 @@ def preprocess_labels(workspace: Workspace, dataset: Dataset, sources: Sequence[
             if isinstance(result, UserError):
                 failed[case.id] = str(result)
             else:
-                entry, new, old = result
+                entry, new, old, _ = result
                 store.keys[case.id]["labels"] |= entry["labels"]
                 made, kept = made + new, kept + old - 1  # the image is not counted
         hashes.save()
@@ -242,10 +245,22 @@ def _alone(workspace: Workspace) -> Iterator[None]:
         yield
 
 
-def _preprocess_case(
-    workspace: Workspace, dataset: Dataset, grid: Grid, hashes: FileHashes, case: Case
-) -> tuple[dict[str, Any], int, int]:
-    """Index entry of a case, and how many of its arrays were made and kept."""
+_Prepared = tuple[dict[str, Any], int, int, Learned]
+"""Index entry of a case, how many of its arrays were made and kept, and the hashes of its files."""
+
+
+def _preprocessor(workspace: Workspace, dataset: Dataset, grid: Grid) -> Callable[[Case], _Prepared]:
+    """What preprocesses cases, in one process."""
+    return partial(_preprocess_case, workspace, dataset, grid, FileHashes(workspace.preprocessed / "files.json"))
+
+
+def case_files(workspace: Workspace, case: Case) -> list[Path]:
+    """The files of a case: its image, and its labels."""
+    return [workspace.resolve(case.image), *(workspace.resolve(ref.path) for ref in case.labels.values())]
+
+
+def _preprocess_case(workspace: Workspace, dataset: Dataset, grid: Grid, hashes: FileHashes, case: Case) -> _Prepared:
+    """Make the arrays of a case that are not there, or were made of something else."""
     image_key = _image_key(workspace, grid, hashes, case)
     label_keys = {source: _label_key(workspace, dataset, grid, hashes, case, source) for source in case.labels}
     # The image goes under None, the labels under their source.
@@ -273,7 +288,7 @@ def _preprocess_case(
         "labels": label_keys,
         **{name: about[name] for name in ("original_spacing", "original_shape", "shape")},
     }
-    return entry, len(stale), len(paths) - len(stale)
+    return entry, len(stale), len(paths) - len(stale), hashes.known(case_files(workspace, case))
 
 
 def _image_key(workspace: Workspace, grid: Grid, hashes: FileHashes, case: Case) -> str:
