@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import socket
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from cardiac_autoseg.errors import UserError
 
 NAMESPACE = "cardiac_autoseg"
-
-
-def import_ray() -> Any:
-    """The module ``ray``; raises :class:`UserError` where it is not installed."""
-    # It would otherwise report to its makers how it is used.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        import ray
-    except ImportError as error:
-        raise UserError("--cluster needs Ray: pip install 'cardiac_autoseg[cluster]', on every machine of it") from error
-    return ray
+ANSWER = 10.0
+"""Seconds in which somebody must answer at the address of a cluster."""
 
 
 @contextmanager
@@ -31,11 +25,12 @@ def connected(address: str) -> Iterator[Any]:
     What was started over the connection ends with it, also when this process is killed. Raises :class:`UserError` where
     there is no such cluster, or one that was started with another Ray or another Python.
     """
-    ray = import_ray()
     try:
-        if address != "auto":
-            _require_answer(address)
-        ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="error")
+        found = _find() if address == "auto" else address
+        # Ray itself would look for minutes.
+        local = _require_answer(found)
+        ray = _import_ray(local)
+        ray.init(address=found, namespace=NAMESPACE, log_to_driver=False, logging_level="error")
     except (OSError, RuntimeError, ValueError) as error:
         told = str(error).strip().splitlines()[:1] or [type(error).__name__]
         raise UserError(
@@ -48,10 +43,52 @@ def connected(address: str) -> Iterator[Any]:
         ray.shutdown()
 
 
-def _require_answer(address: str) -> None:
-    """Raise ``OSError`` or ``ValueError`` unless somebody listens at ``address``: Ray itself would look for minutes."""
+def _import_ray(local: bool) -> Any:
+    """The module ``ray``; ``local``: for a cluster that only this machine can reach."""
+    # It would otherwise report to its makers how it is used.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if local:
+        # The only way to keep it from taking the loopback address for that by which others see this machine.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    try:
+        import ray
+    except ImportError as error:
+        raise UserError("--cluster needs Ray: pip install 'cardiac_autoseg[cluster]', on every machine of it") from error
+    return ray
+
+
+def _find() -> str:
+    """The address of the cluster that this machine belongs to; ``OSError`` if there is none."""
+    if address := os.environ.get("RAY_ADDRESS"):
+        return address
+    note = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()) / "ray" / "ray_current_cluster"
+    if not note.is_file():
+        raise FileNotFoundError("this machine belongs to none, and RAY_ADDRESS is not set")
+    return note.read_text(encoding="utf-8").strip()
+
+
+def _require_answer(address: str) -> bool:
+    """Raise ``OSError`` or ``ValueError`` unless somebody listens at ``address``; whether he does for this machine alone."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not colon or not port.isdigit():
         raise ValueError("an address is HOST:PORT")
-    with socket.create_connection((host.strip("[]"), int(port)), timeout=10):
+    host = host.strip("[]")
+    with socket.create_connection((host, int(port)), timeout=ANSWER):
         pass
+    if not _is_loopback(host):
+        return False
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 1))  # nothing is sent: this only asks for the way there
+            own = probe.getsockname()[0]
+            with socket.create_connection((own, int(port)), timeout=ANSWER):
+                return _is_loopback(own)
+        except OSError:
+            return True
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
