@@ -62,6 +62,7 @@ def _work(values: argparse.Namespace) -> int:
     from cardiac_autoseg.cli.train import parse_override
     from cardiac_autoseg.scale.devices import make_slots, require_devices, resolve_devices
     from cardiac_autoseg.scale.estimate import find_speed
+    from cardiac_autoseg.scale.execute import clear_claims
     from cardiac_autoseg.scale.matrix import list_jobs, make_matrix
     from cardiac_autoseg.training.inputs import load_plan, load_splits
     from cardiac_autoseg.workspace import find_workspace
@@ -83,6 +84,7 @@ def _work(values: argparse.Namespace) -> int:
     jobs = list_jobs(workspace, matrix)
     if values.print_commands:
         return _print_commands(workspace, matrix, jobs)
+    clear_claims(jobs)
     devices = resolve_devices(values.devices)
     plans = {name: load_plan(workspace, name) for name in matrix.architectures}
     missing = sum(job.state != "done" for job in jobs)

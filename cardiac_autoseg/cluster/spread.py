@@ -257,7 +257,9 @@ class _Run:
         self.workers.remove(worker)
         self.ray.kill(worker.actor)  # should it only be out of reach, nothing of it is waited for any more
         self.looked = -LOOK_AGAIN
-        lost = "node has died" in str(error) or not any(node["NodeID"] == worker.node and node["Alive"] for node in self.ray.nodes())
+        lost = "node has died" in str(error) or not any(
+            node["NodeID"] == worker.node and node["Alive"] for node in self.ray.nodes()
+        )
         why = f"{worker.place} was lost" if lost else f"its worker on {worker.place} died ({_told(error)})"
         self.say(
             f"{worker.words} is lost ({'with its machine' if lost else _told(error)}); it had {len(worker.tasks)} at hand"

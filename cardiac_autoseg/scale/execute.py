@@ -128,6 +128,13 @@ def execute(
     return progress
 
 
+def clear_claims(jobs: Sequence[Job]) -> None:
+    """Remove the claims on finished runs that killed schedulers left behind."""
+    for job in jobs:
+        if job.state == "done" and (job.folder / CLAIM).is_file() and (claim := try_lock(job.folder / CLAIM)):
+            claim.release()
+
+
 def _start_jobs(progress: Progress, slots: Sequence[Slot], commands: Commands, look: Look, report: Report) -> None:
     """Fill the free slots from the queue."""
     free = list(slots)
