@@ -178,23 +178,29 @@ def _predict(
         *(str(path), model_hash, output, wanted, values.fast, values.device, values.overwrite, given, values.series)
     )
     say: Callable[[str], None] = partial(_say, values)
-    complain: Callable[[str], None] = common.tell
+    note: Callable[[str], None] = lambda _: None
     if values.cluster:
-        from cardiac_autoseg.cluster.journal import keep_journal
+        from cardiac_autoseg.cluster.journal import journal
 
-        say, complain = keep_journal(output, say), keep_journal(output, complain)
+        note = journal(output)
     seconds: dict[str, float] = {}
-    results = (_on_cluster if values.cluster else _here)(values, request, todo, seconds, say)
+
+    def tell(line: str) -> None:
+        say(line)
+        note(line)
+
+    results = (_on_cluster if values.cluster else _here)(values, request, todo, seconds, tell)
     for number, result in enumerate(results, start=1):
         head = f"[{number}/{len(todo)}] {shown(result.item)}"
         if result.problem:
             failed[result.item.name] = result.problem
+            note(f"{head}: FAILED. {result.problem}")
             # Here with the folders above it, so that it is found.
             head = head if result.item.called else f"[{number}/{len(todo)}] {result.item.path}"
-            complain(f"{head}: FAILED. {result.problem}")
+            common.tell(f"{head}: FAILED. {result.problem}")
         else:
             found = f"; {result.words}" if result.words else ""
-            say(f"{head}: {' x '.join(map(str, result.shape))}, {result.seconds:.2f} s{found}")
+            tell(f"{head}: {' x '.join(map(str, result.shape))}, {result.seconds:.2f} s{found}")
     took = perf_counter() - start
     first = seconds.pop(FIRST_SLICE, None)
     _say(values, f"\n{len(todo) - len(failed)} predicted into {output}, {len(failed)} failed, in {took:.1f} s; by stage:")

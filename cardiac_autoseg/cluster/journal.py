@@ -11,13 +11,14 @@ from cardiac_autoseg.files import naming
 JOURNAL = "cluster.log"
 
 
-def keep_journal(folder: Path, say: Callable[[str], None]) -> Callable[[str], None]:
-    """``say``, but that every line is also added, with its time, to :data:`JOURNAL` in ``folder``."""
+def journal(folder: Path) -> Callable[[str], None]:
+    """What adds a line, with its time, to :data:`JOURNAL` in ``folder``: nothing that tells who was scanned, as it is passed
+    on with the results.
+    """
     path = folder / JOURNAL
 
-    def said(line: str) -> None:
-        say(line)
+    def note(line: str) -> None:
         with naming(path), path.open("a", encoding="utf-8", errors="backslashreplace") as stream:
             stream.write(f"{datetime.now():%Y-%m-%d %H:%M:%S}  {line}\n")
 
-    return said
+    return note

@@ -15,7 +15,7 @@ from cardiac_autoseg.delivery.case import CaseResult
 from cardiac_autoseg.errors import UserError
 from cardiac_autoseg.evaluation.clinical import unit
 from cardiac_autoseg.files import finite, read_json, write_text
-from cardiac_autoseg.report.case_index import STATUSES, IndexRow
+from cardiac_autoseg.report.case_index import MOST_PICTURES, STATUSES, IndexRow
 from cardiac_autoseg.trust.flags import Finding
 from cardiac_autoseg.trust.quality import Quality
 from cardiac_autoseg.versions import CASE_FORMAT, require_version
@@ -93,13 +93,14 @@ def _from_one(number: int | None) -> int | None:
     return None if number is None else number + 1
 
 
-def read_records(folder: Path) -> list[dict[str, Any]]:
+def read_records(folder: Path, lean: bool = False) -> list[dict[str, Any]]:
     """The records of all cases in a folder, by name; files that are none are passed over.
 
+    ``lean``: only what index and table are made of; of very many cases (:data:`MOST_PICTURES`) without the pictures.
     Raises :class:`UserError` for one of another format version: without it, the index and the table would not be whole.
     """
-    records = []
-    for path in sorted(folder.glob("*.json")):
+    records, paths = [], sorted(folder.glob("*.json"))
+    for path in paths:
         try:
             values = read_json(path)
         except UserError:
@@ -107,6 +108,9 @@ def read_records(folder: Path) -> list[dict[str, Any]]:
         if isinstance(values, dict) and values.get("format") == FORMAT:
             require_version(values, CASE_FORMAT, path, REMEDY)
             _check(values, path)
+            if lean:
+                values = {name: values[name] for name in _FIELDS}
+                values |= {"thumbnail": None} if len(paths) > MOST_PICTURES else {}
             records.append({**values, "stem": path.name.removesuffix(".json")})
     return records
 

@@ -147,7 +147,7 @@ def write_folder(folder: Path, names: Mapping[str, int], failed: Mapping[str, st
 
     ``failed`` maps the names of cases that could not be done to the reason.
     """
-    records = [record for record in read_records(folder) if record["name"] not in failed]
+    records = [record for record in read_records(folder, lean=True) if record["name"] not in failed]
     rows = [
         index_row(record, f"{record['stem']}.html" if (folder / f"{record['stem']}.html").is_file() else None)
         for record in records

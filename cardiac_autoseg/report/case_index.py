@@ -21,6 +21,9 @@ STATUSES = {"failed": "failed", "flagged": "flagged", "ok": "ok"}
 COLUMNS = ("LV_EDV", "LV_ESV", "LV_EF", "LV_volume", "LV_mass", "RV_EDV", "RV_ESV", "RV_EF", "RV_volume")
 """The numbers that have a column, where any case has them; the others are on the pages and in the table."""
 
+MOST_PICTURES, MOST_ROWS = 2_000, 10_000
+"""Cases beyond which the page has no pictures, and lists no more: browsers do not show pages of gigabytes."""
+
 
 @dataclass(frozen=True)
 class IndexRow:
@@ -44,7 +47,8 @@ class IndexRow:
 def write_case_index(path: Path, title: str, rows: Sequence[IndexRow]) -> None:
     """Write the index of many cases as one HTML file: failed and flagged cases first, the least certain at the top.
 
-    The reader can sort by any column, search, and choose by status. Raises ValueError for an unknown status.
+    The reader can sort by any column, search, and choose by status. Of very many cases the first are listed, without
+    pictures. Raises ValueError for an unknown status.
     """
     unknown = sorted({row.status for row in rows} - set(STATUSES))
     if unknown:
@@ -53,10 +57,11 @@ def write_case_index(path: Path, title: str, rows: Sequence[IndexRow]) -> None:
     counts = Counter(row.status for row in rows)
     context = {
         "title": title,
-        "rows": [_cells(row, names) for row in sorted(rows, key=_order)],
+        "rows": [_cells(row, names, len(rows) <= MOST_PICTURES) for row in sorted(rows, key=_order)[:MOST_ROWS]],
+        "all": len(rows),
         "heads": [(name.replace("_", " "), INDEX_NAMES[name], unit(name)) for name in names],
         "counts": [(status, counts[status]) for status in STATUSES],
-        "pictures": any(row.thumbnail for row in rows),
+        "pictures": len(rows) <= MOST_PICTURES and any(row.thumbnail for row in rows),
         "version": cardiac_autoseg.__version__,
     }
     write_text(path, render("case_index.html", context))
@@ -67,7 +72,7 @@ def _order(row: IndexRow) -> tuple[int, float, str]:
     return list(STATUSES).index(row.status), score, row.name
 
 
-def _cells(row: IndexRow, names: Sequence[str]) -> dict[str, Any]:
+def _cells(row: IndexRow, names: Sequence[str], pictures: bool) -> dict[str, Any]:
     return {
         "name": row.name,
         "address": None if row.page is None else quote(row.page),
@@ -77,5 +82,5 @@ def _cells(row: IndexRow, names: Sequence[str]) -> dict[str, Any]:
         # A percentage with a decimal, as on the page of the case.
         "numbers": [number(row.numbers.get(name), 1 if name.endswith("EF") else 0) for name in names],
         "findings": row.findings,
-        "thumbnail": row.thumbnail,
+        "thumbnail": row.thumbnail if pictures else None,
     }

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cardiac_autoseg.report.case_index import IndexRow, write_case_index
+from cardiac_autoseg.report.case_index import MOST_PICTURES, MOST_ROWS, IndexRow, write_case_index
 
 HOSTILE = "e</td><script>alert(1)</script>"
 ROWS = (
@@ -69,3 +69,19 @@ def test_thousands_of_rows(tmp_path: Path, browse: Callable[..., str]) -> None:
     assert names(dom)[:2] == ["case1999", "case1998"] and "data-error" not in dom[:400]
     write_case_index(tmp_path / "empty.html", "none", [])
     assert "There are no cases" in (tmp_path / "empty.html").read_text(encoding="utf-8")
+
+
+def test_of_very_many_cases_the_page_lists_those_that_need_a_look_without_pictures(tmp_path: Path) -> None:
+    picture = "data:image/png;base64," + "A" * 500
+    rows = [IndexRow(f"c{number}", None, "ok", number % 100, 0.9, thumbnail=picture) for number in range(MOST_ROWS + 5)]
+    rows.append(IndexRow("last", None, "flagged", 99.0, 0.9, thumbnail=picture))
+    write_case_index(tmp_path / "index.html", "many", rows)
+    html = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert len(names(html)) == MOST_ROWS
+    assert names(html)[0] == "last"
+    assert picture not in html
+    assert f"{MOST_ROWS + 6} cases, of which the {MOST_ROWS} that need a look most" in html
+    write_case_index(tmp_path / "index.html", "fewer", rows[: MOST_PICTURES - 1] + rows[-1:])
+    html = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert html.count(picture) == MOST_PICTURES
+    assert f"<p>{MOST_PICTURES} cases · " in html
