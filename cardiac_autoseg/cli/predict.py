@@ -177,8 +177,7 @@ def _predict(
     request = Request(
         *(str(path), model_hash, output, wanted, values.fast, values.device, values.overwrite, given, values.series)
     )
-    say: Callable[[str], None] = partial(_say, values)
-    note: Callable[[str], None] = lambda _: None
+    note: Callable[[str], None] = _keep_silent
     if values.cluster:
         from cardiac_autoseg.cluster.journal import journal
 
@@ -186,7 +185,7 @@ def _predict(
     seconds: dict[str, float] = {}
 
     def tell(line: str) -> None:
-        say(line)
+        _say(values, line)
         note(line)
 
     results = (_on_cluster if values.cluster else _here)(values, request, todo, seconds, tell)
@@ -208,6 +207,10 @@ def _predict(
         _say(values, f"  {stage:<12} {spent:8.2f} s   {spent / len(todo):.3f} s a scan")
     if first is not None:
         _say(values, f"the first slice was through a network {first:.2f} s after the launch")
+
+
+def _keep_silent(_: str) -> None:
+    """No log is kept of what happens in this process alone."""
 
 
 def _here(
