@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cardiac_autoseg.data.identifiers import unquoted
+from cardiac_autoseg.data.remote import RemotePath
 from cardiac_autoseg.data.scan import Scan
 from cardiac_autoseg.data.volume import write_labels
 from cardiac_autoseg.delivery.claim import label_note
 from cardiac_autoseg.delivery.inputs import Input, read_scan
 from cardiac_autoseg.delivery.outputs import Wanted, clear_case
 from cardiac_autoseg.delivery.people import Given, with_given
+from cardiac_autoseg.delivery.place import put_case, read_fetched, staged
 from cardiac_autoseg.delivery.privacy import private, public
 from cardiac_autoseg.errors import UserError, is_out_of_memory
 from cardiac_autoseg.files import DISK
@@ -39,7 +41,8 @@ FIRST_SLICE = "first slice"
 @dataclass(frozen=True)
 class Job:
     """How scans are to be predicted: with which model (and its hash), into which folder, what to write, which series to
-    take; ``anew``: files of these cases that are not written again are removed.
+    take; ``anew``: files of these cases that are not written again are removed; ``remote``: where the files go, which are
+    then made in a temporary folder instead of ``folder``.
     """
 
     model: Model
@@ -50,6 +53,7 @@ class Job:
     anew: bool = False
     given: Mapping[str, Given] = dataclasses.field(default_factory=dict)
     series: str | None = None
+    remote: RemotePath | None = None
 
     @property
     def words(self) -> str:
@@ -133,8 +137,11 @@ def _segment(
 def _read(item: Input, job: Job) -> tuple[Scan, float]:
     """The scan, with what the user knows better, and the seconds it took."""
     start = perf_counter()
-    scan = with_given(read_scan(item, job.series), job.given.get(item.name, Given()))
-    return private(scan, item), perf_counter() - start
+
+    def read(here: Input) -> Scan:
+        return private(with_given(read_scan(here, job.series), job.given.get(here.name, Given())), here)
+
+    return read_fetched(item, read), perf_counter() - start
 
 
 def _load_writers(wanted: Wanted, dicom: bool) -> None:
@@ -148,6 +155,15 @@ def _load_writers(wanted: Wanted, dicom: bool) -> None:
 
 def _finish(job: Job, result: Result, scan: Scan, segmentation: Segmentation, seconds: dict[str, float]) -> Result:
     """Measure and write one case."""
+    try:
+        with staged(job.folder, job.remote) as folder:
+            return _finish_in(dataclasses.replace(job, folder=folder), result, scan, segmentation, seconds)
+    finally:
+        if scan.fetched is not None:
+            scan.fetched.remove()
+
+
+def _finish_in(job: Job, result: Result, scan: Scan, segmentation: Segmentation, seconds: dict[str, float]) -> Result:
     start = perf_counter()
     name, bundle = result.item.name, job.model.bundle
     try:
@@ -171,10 +187,12 @@ def _finish(job: Job, result: Result, scan: Scan, segmentation: Segmentation, se
             start = perf_counter()
             written |= write_case(job.folder, case, job.words, bundle.licence, job.wanted, result.item)
         if job.anew:
-            clear_case(job.folder, name, written)
+            clear_case(job.remote or job.folder, name, written)
         # Last, as they say that the case is done.
         labels = segmentation.labels if scan.frames > 1 else segmentation.labels[0]
         write_labels(job.folder / f"{name}.nii.gz", labels, scan.geometry, note)
+        if job.remote is not None:
+            put_case(job.folder, job.remote, name)
         _add(seconds, "write", perf_counter() - start)
     except Exception as error:  # as above
         if isinstance(error, OSError) and (error.errno in DISK or not job.folder.is_dir()):
@@ -184,7 +202,9 @@ def _finish(job: Job, result: Result, scan: Scan, segmentation: Segmentation, se
         return result
     # The image is not needed any more, and there may be thousands of cases.
     nothing = np.empty((0, *scan.array.shape[1:]), scan.array.dtype)
-    return dataclasses.replace(result, case=dataclasses.replace(case, scan=dataclasses.replace(scan, array=nothing)))
+    return dataclasses.replace(
+        result, case=dataclasses.replace(case, scan=dataclasses.replace(scan, array=nothing, fetched=None))
+    )
 
 
 def _add(seconds: dict[str, float], stage: str, spent: float) -> None:
