@@ -69,7 +69,7 @@ def _connected(root: str, _pid: int) -> Any:
     except ImportError as error:
         raise UserError("reading it needs fsspec: pip install 'cardiac_autoseg[remote]'") from error
     try:
-        return url_to_fs(root)[0]
+        return url_to_fs(root, skip_instance_cache=True)[0]  # which is one for each thread
     except ImportError as error:
         raise UserError(
             f"{unquoted(error)}: pip install 'cardiac_autoseg[remote]' for s3://, or what its protocol needs"
