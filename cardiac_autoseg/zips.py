@@ -7,8 +7,9 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import IO, Any
+
+from cardiac_autoseg.data.remote import AnyPath
 
 BROKEN = (zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, NotImplementedError, RuntimeError, ValueError)
 """What zipfile raises on damaged archives."""
@@ -33,7 +34,7 @@ class _Guarded:
 
 
 @contextmanager
-def open_zip(path: Path, most: int) -> Iterator[zipfile.ZipFile]:
+def open_zip(path: AnyPath, most: int) -> Iterator[zipfile.ZipFile]:
     """The archive at ``path``, whose directory may take ``most`` bytes, some hundred an entry. Raises :data:`BROKEN`."""
     with path.open("rb") as stream:
         guarded = _Guarded(stream, most)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cardiac_autoseg.delivery.outputs import Wanted
     from cardiac_autoseg.delivery.people import Given
     from cardiac_autoseg.delivery.pipeline import Request, Result
+    from cardiac_autoseg.delivery.place import Place
 
 
 WHICH = "(--names FILE writes which is which, --keep-identifiers leaves their names)"
@@ -35,9 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "-i", "--input", nargs="+", required=True, metavar="IN",
-        help="NIfTI files, folders of them, DICOM studies (folder or .zip), or globs in quotes",
+        help="NIfTI files, folders of them, DICOM studies (folder or .zip), or globs in quotes; also as URLs, such as"
+        " 's3://bucket/scans/*.nii.gz' (docs/remote.md)",
     )  # fmt: skip
-    parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder for the results")
+    parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder for the results, or its URL")
     parser.add_argument(
         "--model", metavar="BUNDLE",
         help="bundle: folder, .zip, or name; without it the workspace's only one or the one called best, else the one that"
@@ -85,15 +87,16 @@ def _work(values: argparse.Namespace) -> int:
 
     with common.loading():
         from cardiac_autoseg.bundle import read_bundle
+        from cardiac_autoseg.data.remote import any_path, is_url
         from cardiac_autoseg.delivery.inputs import find_inputs, keep_inputs
         from cardiac_autoseg.delivery.outputs import Wanted
         from cardiac_autoseg.delivery.people import given_for
+        from cardiac_autoseg.delivery.place import opened
         from cardiac_autoseg.delivery.privacy import with_identity, write_names
         from cardiac_autoseg.errors import UserError
         from cardiac_autoseg.inference.model_store import find_bundle
-        from cardiac_autoseg.locks import waiting
 
-    output = Path(values.output).expanduser()
+    output = any_path(values.output)
     if output.exists() and not output.is_dir():
         raise UserError(f"-o {output} is a file: name a folder")
     if values.labels_only and values.slicer:
@@ -102,6 +105,8 @@ def _work(values: argparse.Namespace) -> int:
     keep_inputs(items, output)
     called = {item.called: item.name for item in items if item.called}
     given = given_for([item.name for item in items], values.people, _single(values), called)
+    if values.names and is_url(values.names):
+        raise UserError(f"--names {values.names} is a URL: the table is for yourself alone, name a local file")
     if values.names:
         write_names(Path(values.names).expanduser(), items, output)
     elif called:
@@ -113,13 +118,13 @@ def _work(values: argparse.Namespace) -> int:
     path = find_bundle(common.workspace_or_none(values.workspace), values.model)
     bundle = read_bundle(path)
     # Two at once would mix two models' results; who waits finds done what the other did.
-    with waiting(output / ".lock", partial(_say, values)):
-        return _into_folder(values, output, path, bundle, items, wanted, given)
+    with opened(output, [item.name for item in items], partial(_say, values)) as place:
+        return _into_folder(values, place, path, bundle, items, wanted, given)
 
 
 def _into_folder(
     values: argparse.Namespace,
-    output: Path,
+    place: Place,
     path: Path,
     bundle: Bundle,
     items: list[Input],
@@ -128,29 +133,32 @@ def _into_folder(
 ) -> int:
     """Predict what is not done yet into a folder that is ours alone."""
     from cardiac_autoseg.delivery.claim import claim_folder
+    from cardiac_autoseg.delivery.inputs import RECORD
     from cardiac_autoseg.delivery.outputs import done
+    from cardiac_autoseg.errors import UserError
 
-    todo = [item for item in items if values.overwrite or not done(output, item.name, wanted)]
-    model = claim_folder(output, bundle, values.fast, [item for item in items if item not in todo])
+    todo = [item for item in items if values.overwrite or not done(place.folder, item.name, wanted)]
+    model = claim_folder(place.folder, bundle, values.fast, [item for item in items if item not in todo])
+    place.send(RECORD)
     if len(todo) < len(items):
         skipped = len(items) - len(todo)
-        _say(values, f"{skipped} of {len(items)} scans are done in {output}: skipped (redo them with --overwrite)")
+        _say(values, f"{skipped} of {len(items)} scans are done in {place.shown}: skipped (redo them with --overwrite)")
     failed: dict[str, str] = {}
     try:
         if todo:
-            _predict(values, path, model, output, todo, wanted, given, failed)
+            _predict(values, path, model, place, todo, wanted, given, failed)
     except (KeyboardInterrupt, OSError):
         # The disk, perhaps: what can be written is.
-        with suppress(OSError):
+        with suppress(OSError, UserError):
             if wanted.pages:
-                _write_folder(values, output, bundle.labels, failed)
+                _write_folder(values, place, bundle.labels, failed)
         raise
     if wanted.pages:
-        _write_folder(values, output, bundle.labels, failed)
+        _write_folder(values, place, bundle.labels, failed)
     if wanted.pages and wanted.dicom and any(item.dicom for item in items):
         _say(values, PATIENT)
     if values.json:
-        _print_json(output if wanted.pages else None, items, failed)
+        _print_json(place.folder if wanted.pages else None, items, failed)
     if len(failed) == len(items):
         return common.USER_ERROR
     return common.SOME_FAILED if failed else common.OK
@@ -160,7 +168,7 @@ def _predict(
     values: argparse.Namespace,
     path: Path,
     model_hash: str,
-    output: Path,
+    place: Place,
     todo: list[Input],
     wanted: Wanted,
     given: dict[str, Given],
@@ -170,47 +178,51 @@ def _predict(
     from time import perf_counter
 
     with common.loading():
+        from cardiac_autoseg.cluster.journal import kept_journal
         from cardiac_autoseg.delivery.pipeline import FIRST_SLICE, Request
         from cardiac_autoseg.delivery.privacy import shown
 
     start = perf_counter()
     request = Request(
-        *(str(path), model_hash, output, wanted, values.fast, values.device, values.overwrite, given, values.series)
+        bundle=str(path),
+        model_hash=model_hash,
+        folder=place.folder,
+        wanted=wanted,
+        fast=values.fast,
+        device=values.device,
+        anew=values.overwrite,
+        given=given,
+        series=values.series,
+        remote=place.remote,
     )
-    note: Callable[[str], None] = _keep_silent
-    if values.cluster:
-        from cardiac_autoseg.cluster.journal import journal
-
-        note = journal(output)
     seconds: dict[str, float] = {}
+    with kept_journal(place, bool(values.cluster)) as note:
 
-    def tell(line: str) -> None:
-        _say(values, line)
-        note(line)
+        def tell(line: str) -> None:
+            _say(values, line)
+            note(line)
 
-    results = (_on_cluster if values.cluster else _here)(values, request, todo, seconds, tell)
-    for number, result in enumerate(results, start=1):
-        head = f"[{number}/{len(todo)}] {shown(result.item)}"
-        if result.problem:
-            failed[result.item.name] = result.problem
-            note(f"{head}: FAILED. {result.problem}")
-            # Here with the folders above it, so that it is found.
-            head = head if result.item.called else f"[{number}/{len(todo)}] {result.item.path}"
-            common.tell(f"{head}: FAILED. {result.problem}")
-        else:
-            found = f"; {result.words}" if result.words else ""
-            tell(f"{head}: {' x '.join(map(str, result.shape))}, {result.seconds:.2f} s{found}")
+        results = (_on_cluster if values.cluster else _here)(values, request, todo, seconds, tell)
+        for number, result in enumerate(results, start=1):
+            head = f"[{number}/{len(todo)}] {shown(result.item)}"
+            if result.problem:
+                failed[result.item.name] = result.problem
+                note(f"{head}: FAILED. {result.problem}")
+                # Here with the folders above it, so that it is found.
+                head = head if result.item.called else f"[{number}/{len(todo)}] {result.item.path}"
+                common.tell(f"{head}: FAILED. {result.problem}")
+            else:
+                found = f"; {result.words}" if result.words else ""
+                tell(f"{head}: {' x '.join(map(str, result.shape))}, {result.seconds:.2f} s{found}")
     took = perf_counter() - start
     first = seconds.pop(FIRST_SLICE, None)
-    _say(values, f"\n{len(todo) - len(failed)} predicted into {output}, {len(failed)} failed, in {took:.1f} s; by stage:")
+    _say(
+        values, f"\n{len(todo) - len(failed)} predicted into {place.shown}, {len(failed)} failed, in {took:.1f} s; by stage:"
+    )
     for stage, spent in seconds.items():
         _say(values, f"  {stage:<12} {spent:8.2f} s   {spent / len(todo):.3f} s a scan")
     if first is not None:
         _say(values, f"the first slice was through a network {first:.2f} s after the launch")
-
-
-def _keep_silent(_: str) -> None:
-    """No log is kept of what happens in this process alone."""
 
 
 def _here(
@@ -250,13 +262,15 @@ def _on_cluster(
         yield from deliver_on_cluster(ray, request, todo, seconds, say)
 
 
-def _write_folder(values: argparse.Namespace, output: Path, labels: dict[str, int], failed: dict[str, str]) -> None:
+def _write_folder(values: argparse.Namespace, place: Place, labels: dict[str, int], failed: dict[str, str]) -> None:
     """What is about all cases of the folder."""
     from cardiac_autoseg.delivery.inputs import INDEX
-    from cardiac_autoseg.delivery.write import write_folder
+    from cardiac_autoseg.delivery.write import ITKSNAP, SLICER, TABLE, write_folder
 
-    write_folder(output, labels, failed)
-    _say(values, f"look at {output / INDEX}")
+    place.refresh()
+    write_folder(place.folder, labels, failed)
+    place.send(INDEX, TABLE, ITKSNAP, SLICER)
+    _say(values, f"look at {place.shown / INDEX}")
 
 
 def _say(values: argparse.Namespace, text: str) -> None:

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
-from pathlib import Path
 
+from cardiac_autoseg.delivery.place import Place
 from cardiac_autoseg.files import naming
 
 JOURNAL = "cluster.log"
 
 
-def journal(folder: Path) -> Callable[[str], None]:
-    """What adds a line, with its time, to :data:`JOURNAL` in ``folder``: nothing that tells who was scanned, as it is passed
-    on with the results.
+@contextmanager
+def kept_journal(place: Place, wanted: bool) -> Iterator[Callable[[str], None]]:
+    """What adds a line, with its time, to :data:`JOURNAL` in ``place``, or does nothing unless ``wanted``.
+
+    Nothing that tells who was scanned is to be written there, as it is passed on with the results.
     """
-    path = folder / JOURNAL
+    path = place.folder / JOURNAL
 
     def note(line: str) -> None:
-        with naming(path), path.open("a", encoding="utf-8", errors="backslashreplace") as stream:
-            stream.write(f"{datetime.now():%Y-%m-%d %H:%M:%S}  {line}\n")
+        if wanted:
+            with naming(path), path.open("a", encoding="utf-8", errors="backslashreplace") as stream:
+                stream.write(f"{datetime.now():%Y-%m-%d %H:%M:%S}  {line}\n")
 
-    return note
+    try:
+        yield note
+    finally:
+        place.send(JOURNAL)

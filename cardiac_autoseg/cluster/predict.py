@@ -33,7 +33,7 @@ def deliver_on_cluster(
         # It lies elsewhere on other machines.
         request = dataclasses.replace(request, bundle=Path(request.bundle).name)
     request = dataclasses.replace(request, folder=request.folder.resolve())
-    here = [dataclasses.replace(item, path=item.path.absolute()) for item in items]
+    here = [dataclasses.replace(item, path=item.path.absolute()) if isinstance(item.path, Path) else item for item in items]
     spread = spread_over(ray, find_needs(ray.nodes(), request.device), say)
     for item, found in spread(partial(predictor, request), here):
         if isinstance(found, UserError):

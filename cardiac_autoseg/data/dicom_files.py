@@ -20,6 +20,8 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, Exp
 
 from cardiac_autoseg.data.header import is_nifti
 from cardiac_autoseg.data.identifiers import unquoted
+from cardiac_autoseg.data.remote import AnyPath, RemotePath
+from cardiac_autoseg.data.remote_access import UnreachableError
 from cardiac_autoseg.errors import UserError
 from cardiac_autoseg.zips import BROKEN, METHODS, open_zip
 
@@ -45,20 +47,22 @@ _FIRST_GROUPS = (0x0002, 0x0008, 0x0200, 0x0800)
 class Files:
     """The files below a study's ``root``, sorted by name, and how to open one of them (for reading bytes).
 
-    The path of an archive's member is the archive's path with the member's name behind it.
+    The path of an archive's member is the archive's path with the member's name behind it. Of remote files, all three are
+    about :class:`~cardiac_autoseg.data.remote.RemotePath`.
     """
 
-    root: Path
-    paths: tuple[Path, ...]
-    open: Callable[[Path], IO[bytes]]
+    root: AnyPath
+    paths: tuple[Any, ...]
+    open: Callable[[Any], IO[bytes]]
 
 
 @contextmanager
-def open_files(root: Path) -> Iterator[Files]:
+def open_files(root: AnyPath) -> Iterator[Files]:
     """The files of a folder (searched recursively), of a zip archive, or a file by itself.
 
     Raises :class:`UserError` if ``root`` does not exist, cannot be read, or is an encrypted, broken or absurdly large zip.
     """
+    root = root.known() if isinstance(root, RemotePath) else root
     if not root.is_dir() and not root.is_file():
         what = "is no folder and no file" if root.exists() else "does not exist"
         raise UserError(f"{root} {what}: give a folder or a .zip of DICOM files")
@@ -68,9 +72,9 @@ def open_files(root: Path) -> Iterator[Files]:
         yield from _opened(root)
 
 
-def _opened(root: Path) -> Iterator[Files]:
+def _opened(root: AnyPath) -> Iterator[Files]:
     if root.is_dir():
-        if not os.access(root, os.R_OK | os.X_OK):
+        if isinstance(root, Path) and not os.access(root, os.R_OK | os.X_OK):
             raise UserError(f"{root} cannot be read: check its permissions")
         yield Files(root, tuple(sorted(_walk(root))), lambda path: path.open("rb"))
     elif _is_zip(root):
@@ -87,12 +91,11 @@ def _opened(root: Path) -> Iterator[Files]:
         yield Files(root, (root,), lambda path: path.open("rb"))
 
 
-def is_dicom_input(path: Path) -> bool:
+def is_dicom_input(path: AnyPath) -> bool:
     """Whether ``path`` is a DICOM file, or a folder or zip that holds at least one and no NIfTI file at its top.
 
     A file counts as DICOM by the "DICM" at byte 128, whatever its name is. Only the beginnings of files are read.
     """
-    path = Path(path)
     try:
         if is_nifti(path) or (path.is_dir() and any(is_nifti(child) for child in path.iterdir())):
             return False
@@ -100,11 +103,13 @@ def is_dicom_input(path: Path) -> bool:
             # A folder's files are looked at while walking, as a large tree takes long to list.
             paths = _walk(path) if path.is_dir() else files_of(files)
             return any(_has_magic(files, one) for one in itertools.islice(paths, _LOOKS))
+    except UnreachableError:
+        raise
     except (UserError, OSError):
         return False
 
 
-def files_of(files: Files) -> Iterator[Path]:
+def files_of(files: Files) -> Iterator[Any]:
     """The paths of ``files`` that may be DICOM, by their names."""
     return (path for path in files.paths if path.suffix.lower() not in _OTHER)
 
@@ -187,8 +192,11 @@ def _parse(stream: IO[bytes], *, pixels: bool) -> FileDataset:
     return dataset
 
 
-def _walk(folder: Path) -> Iterator[Path]:
+def _walk(folder: AnyPath) -> Iterator[Any]:
     """All files below ``folder`` that may be DICOM by their names; hidden files and folders do not count."""
+    if isinstance(folder, RemotePath):
+        yield from (path for path in folder.walk() if not path.name.lower().endswith(_OTHER))
+        return
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
         for name in names:
@@ -197,7 +205,7 @@ def _walk(folder: Path) -> Iterator[Path]:
                 yield Path(parent) / name
 
 
-def _members(root: Path, archive: zipfile.ZipFile) -> dict[Path, zipfile.ZipInfo]:
+def _members(root: AnyPath, archive: zipfile.ZipFile) -> dict[Any, zipfile.ZipInfo]:
     """The members of an archive by path, its limits checked."""
     infos = [info for info in archive.infolist() if not info.is_dir()]
     size = sum(info.file_size for info in infos)
@@ -216,12 +224,12 @@ def _members(root: Path, archive: zipfile.ZipFile) -> dict[Path, zipfile.ZipInfo
     }
 
 
-def _is_zip(path: Path) -> bool:
+def _is_zip(path: AnyPath) -> bool:
     with path.open("rb") as stream:
         return stream.read(4) in (b"PK\x03\x04", b"PK\x05\x06")
 
 
-def _has_magic(files: Files, path: Path) -> bool:
+def _has_magic(files: Files, path: Any) -> bool:
     try:
         with files.open(path) as stream:
             return stream.read(132)[128:] == b"DICM"

@@ -15,6 +15,7 @@ from typing import BinaryIO, cast
 import numpy as np
 from isal import igzip, isal_zlib
 
+from cardiac_autoseg.data.remote import AnyPath
 from cardiac_autoseg.errors import UserError
 
 SUFFIXES = (".nii.gz", ".nii")
@@ -58,7 +59,7 @@ class Header:
         return self.offset + (math.prod(self.dimensions) * self.bits + 7) // 8
 
 
-def stem(path: Path) -> str:
+def stem(path: AnyPath) -> str:
     """The file name without ``.nii`` or ``.nii.gz``."""
     for suffix in SUFFIXES:
         if path.name.lower().endswith(suffix):
@@ -66,7 +67,7 @@ def stem(path: Path) -> str:
     return path.stem
 
 
-def is_nifti(path: Path) -> bool:
+def is_nifti(path: AnyPath) -> bool:
     """Whether the name ends in ``.nii`` or ``.nii.gz``; hidden files (``._x.nii`` of macOS) do not count."""
     return path.name.lower().endswith(SUFFIXES) and not path.name.startswith(".")
 

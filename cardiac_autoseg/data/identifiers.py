@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
+
+    from cardiac_autoseg.data.remote import AnyPath
 
 HIDDEN = "…"
 OLDEST = 90
@@ -80,12 +81,14 @@ class Identity:
         return text if self._pattern is None else self._pattern.sub(HIDDEN, text)
 
 
-def read_identity(path: Path) -> Identity:
+def read_identity(path: AnyPath) -> Identity:
     """What the first and the last file of a DICOM study (folder, zip or file) say, empty where neither can be read.
 
-    Patient and study are the same in all files of one study; the last is looked at in case there are two of them.
+    Patient and study are the same in all files of one study; the last is looked at in case there are two of them. Raises
+    :class:`UnreachableError` where it is remote and nobody answers: it may be that it can be read later.
     """
     from cardiac_autoseg.data.dicom_files import files_of, open_files  # pydicom, which only DICOM needs
+    from cardiac_autoseg.data.remote_access import UnreachableError
     from cardiac_autoseg.errors import UserError
 
     found: list[Dataset] = []
@@ -96,20 +99,25 @@ def read_identity(path: Path) -> Identity:
                 headers = (_header(files.open, one) for one in islice(order, _TRIED))
                 found += islice((header for header in headers if header is not None), 1)
             return _of(found)
+    except UnreachableError:
+        raise
     except (UserError, OSError):
         return Identity()
 
 
-def _header(open_file: Callable[[Path], IO[bytes]], path: Path) -> Dataset | None:
+def _header(open_file: Callable[[Any], IO[bytes]], path: Any) -> Dataset | None:
     """The header of a file up to its pixels and the groups of its frames; None if it is not DICOM or cannot be read."""
     from pydicom.filereader import read_partial
 
     from cardiac_autoseg.data.dicom_files import bounded
+    from cardiac_autoseg.data.remote_access import UnreachableError
 
     try:
         with open_file(path) as stream:
             header = read_partial(bounded(stream), stop_when=lambda tag, _vr, _length: tag >= 0x52000000)
             return header if "StudyInstanceUID" in header or "PatientID" in header or "PatientName" in header else None
+    except UnreachableError:
+        raise
     except Exception:  # pydicom raises nearly every type on files that are damaged or none
         return None
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import weakref
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,6 +32,13 @@ class Instance:
     frame: int = 1
 
 
+class Fetched:
+    """A temporary folder, which is removed with the last that holds this."""
+
+    def __init__(self, folder: Path) -> None:
+        self.remove = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+
+
 @dataclass(frozen=True)
 class Scan:
     """One short-axis scan.
@@ -37,7 +46,8 @@ class Scan:
     ``array`` is (T, Z, Y, X), T = 1 for a single volume, slices in the order of their positions along the normal.
     ``times_ms`` are the T times after the R wave, ``heart_rate`` beats per minute, where the scanner says so.
     ``instances`` is [frame][slice] for DICOM, where a slice that was filled in has None, and empty for NIfTI. ``notes`` say
-    in words what had to be decided in reading, for the page of the case.
+    in words what had to be decided in reading, for the page of the case. ``fetched``: the folder to which the files of
+    ``instances`` were fetched from afar; it goes with the scan.
     """
 
     name: str
@@ -50,6 +60,7 @@ class Scan:
     instances: tuple[tuple[Instance | None, ...], ...] = ()
     description: str = ""
     notes: tuple[str, ...] = ()
+    fetched: Fetched | None = field(default=None, repr=False, compare=False)
 
     @property
     def frames(self) -> int:

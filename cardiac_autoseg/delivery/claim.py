@@ -12,6 +12,8 @@ from typing import Any
 
 from cardiac_autoseg.bundle import Bundle
 from cardiac_autoseg.data.header import read_note
+from cardiac_autoseg.data.remote import AnyPath, RemotePath
+from cardiac_autoseg.data.remote_access import at_once
 from cardiac_autoseg.delivery.inputs import RECORD, Input
 from cardiac_autoseg.errors import UserError
 from cardiac_autoseg.files import hash_json, read_json, write_json_if_changed
@@ -46,9 +48,10 @@ def _scan_hash(item: Input) -> str:
     return hash_json([*_names(item.path), content])
 
 
-def _names(path: Path) -> list[str | int]:
+def _names(path: AnyPath) -> list[str | int]:
     whole = path.resolve()
-    return [whole.parent.name, whole.name, whole.stat().st_size if whole.is_file() else 0]
+    size = 0 if not whole.is_file() else whole.known().size if isinstance(whole, RemotePath) else whole.stat().st_size
+    return [whole.parent.name, whole.name, size]
 
 
 def claim_folder(folder: Path, bundle: Bundle, fast: bool, kept: Sequence[Input]) -> str:
@@ -61,17 +64,18 @@ def claim_folder(folder: Path, bundle: Bundle, fast: bool, kept: Sequence[Input]
     record, model = folder / RECORD, model_hash(bundle, fast)
     remedy = "give another folder with -o, or redo with --overwrite"
     before = _read(record, remedy) if kept else {}
-    for item in kept:
+    remote = any(isinstance(item.path, RemotePath) for item in kept)
+    for item, scan in zip(kept, at_once(_scan_hash, kept) if remote else map(_scan_hash, kept), strict=True):
         labels = folder / f"{item.name}.nii.gz"
         made = read_note(labels).split()
         if len(made) != 3 or made[0] != MAKER:
-            made = [MAKER, before.get("model_hash", model), _scan_hash(item)]
+            made = [MAKER, before.get("model_hash", model), scan]
         if made[1] != model:
             known = made[1] == before.get("model_hash")
             other = f" ({before.get('bundle')}{', --fast' if before.get('fast') else ''})" if known else ""
             raise UserError(f"{folder} holds predictions of another model{other}, such as {labels.name}: {remedy}")
         # Of the names alone, as before release 0.1.0 was whole.
-        if made[2] not in (_scan_hash(item), hash_json(_names(item.path))):
+        if made[2] not in (scan, hash_json(_names(item.path))):
             what = item.name if item.called else item.path
             raise UserError(f"{labels} is of another scan than {what}, which only has the same name: {remedy}")
     about = {"bundle": bundle.name, "created": bundle.created, "fast": fast, "model_hash": model}

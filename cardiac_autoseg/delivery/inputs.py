@@ -16,6 +16,8 @@ import numpy as np
 
 from cardiac_autoseg.data.header import SUFFIXES, is_nifti, stem, verify
 from cardiac_autoseg.data.identifiers import Identity
+from cardiac_autoseg.data.remote import AnyPath, RemotePath, any_path, in_words
+from cardiac_autoseg.data.remote_access import at_once
 from cardiac_autoseg.data.scan import Scan
 from cardiac_autoseg.data.volume import read_cine
 from cardiac_autoseg.errors import UserError
@@ -41,12 +43,13 @@ GENERIC = ("dicom", "dcm", "images", "scan", "cine")
 @dataclass(frozen=True)
 class Input:
     """One scan to predict: a NIfTI file, or a DICOM study (folder, zip, or multi-frame file). ``name`` names its outputs.
+    One that is remote is fetched before it is read (:mod:`cardiac_autoseg.delivery.place`).
 
     ``identity`` is what a study says of who was scanned. Where its own name says it too, ``called`` is that and ``name``
     another; ``keep``: nothing of it is to be hidden. See :mod:`cardiac_autoseg.delivery.privacy`.
     """
 
-    path: Path
+    path: AnyPath
     name: str
     dicom: bool
     identity: Identity = field(default_factory=Identity)
@@ -54,29 +57,34 @@ class Input:
     keep: bool = False
 
 
-def find_inputs(patterns: Sequence[str], output: Path | None = None) -> list[Input]:
-    """The scans that ``patterns`` name, each once: NIfTI files, folders of them, DICOM studies, or globs (``**`` too).
+def find_inputs(patterns: Sequence[str], output: AnyPath | None = None) -> list[Input]:
+    """The scans that ``patterns`` name, each once: NIfTI files, folders of them, DICOM studies, or globs (``**`` too), and
+    URLs of all these.
 
     What lies in the folder ``output`` are results, which no glob means.
     Raises :class:`UserError` for a pattern that names nothing, and where two scans would have the same name. Of several, one
     that is there and holds nothing is among the results, as reading it fails.
     """
-    found: dict[Path, bool] = {}
+    found: dict[AnyPath, bool] = {}
     for pattern in patterns:
-        path = Path(os.path.expanduser(pattern))  # noqa: PTH111 - that of pathlib fails for a file called ~x
+        path = any_path(pattern)
+        path = path.known() if isinstance(path, RemotePath) else path
+        here: dict[AnyPath, bool]
         if path.is_dir():
             here = _folder(path) or _study(path)
         elif path.is_file():
             here = {path: False} if path.name.lower().endswith(SUFFIXES) else _study(path)
         else:
-            matches = sorted(_matches(str(path)))
+            matches: list[AnyPath] = sorted(_matches(path))
             matches = [item for item in matches if output is None or not _in_folder(item, output)]
             here = {item: False for item in matches if item.is_file() and is_nifti(item)}
             for item in matches:
                 here |= _folder(item) if item.is_dir() else {}
-            here |= {item: True for item in matches if item not in here and not _within(item, here) and _study(item)}
-        if not here and len(patterns) > 1 and os.path.lexists(path):
+            here |= _studies([item for item in matches if item not in here and not _within(item, here)])
+        if not here and len(patterns) > 1 and _lexists(path):
             here = {path: True}  # reading it says what is wrong, and the others are done
+        if not here and isinstance(path, RemotePath) and path.kind == "denied":
+            raise UserError(f"-i {in_words(path, PermissionError())}")
         if not here:
             what = "names nothing to segment" if not path.exists() else "holds nothing to segment"
             raise UserError(
@@ -87,16 +95,26 @@ def find_inputs(patterns: Sequence[str], output: Path | None = None) -> list[Inp
     return _named(found)
 
 
-def _folder(path: Path) -> dict[Path, bool]:
+def _folder(path: AnyPath) -> dict[AnyPath, bool]:
     """The NIfTI files of a folder."""
     try:
-        return dict.fromkeys(sorted(item for item in path.iterdir() if is_nifti(item)), False)
+        files: list[AnyPath] = sorted(item for item in path.iterdir() if is_nifti(item))
+        return dict.fromkeys(files, False)
     except OSError:
         return {}
 
 
-def _matches(pattern: str) -> Iterator[Path]:
-    """What a glob means. Each folder is gone into once: through a link that leads back, there would be no end of paths."""
+def _matches(pattern: AnyPath) -> Iterator[AnyPath]:
+    """What a glob means."""
+    if isinstance(pattern, RemotePath):
+        from cardiac_autoseg.data.remote_tree import matches
+
+        return matches(pattern)
+    return _local_matches(str(pattern))
+
+
+def _local_matches(pattern: str) -> Iterator[Path]:
+    """The same. Each folder is gone into once: through a link that leads back, there would be no end of paths."""
     parts = Path(pattern).parts
     if "**" not in parts:
         yield from map(Path, glob.glob(pattern))  # noqa: PTH207 - may be absolute
@@ -113,33 +131,46 @@ def _matches(pattern: str) -> Iterator[Path]:
             seen.add(os.path.realpath(parent))
             here = Path(parent)
             if rest:
-                yield from _matches(str(Path(glob.escape(str(here)), *rest)))
+                yield from _local_matches(str(Path(glob.escape(str(here)), *rest)))
             else:
                 yield from (here, *(here / name for name in names if not name.startswith(".")))
 
 
-def _real(path: Path) -> Path:
+def _real(path: AnyPath) -> AnyPath:
     """Where a path leads; of links that lead in a circle, one of them."""
+    if isinstance(path, RemotePath):
+        return path
     return Path(os.path.realpath(path))
 
 
-def _in_folder(path: Path, folder: Path) -> bool:
+def _in_folder(path: AnyPath, folder: AnyPath) -> bool:
     whole = _real(path)
     return _real(folder) in (whole, *whole.parents)
 
 
-def _study(path: Path) -> dict[Path, bool]:
+def _lexists(path: AnyPath) -> bool:
+    return path.known().kind != "absent" if isinstance(path, RemotePath) else os.path.lexists(path)
+
+
+def _studies(paths: Sequence[AnyPath]) -> dict[AnyPath, bool]:
+    """Those that are DICOM studies; several remote ones are looked at at a time."""
+    if not any(isinstance(path, RemotePath) for path in paths):
+        return {path: True for path in paths if _study(path)}
+    return {path: True for path, study in zip(paths, at_once(_study, paths), strict=True) if study}
+
+
+def _study(path: AnyPath) -> dict[AnyPath, bool]:
     from cardiac_autoseg.data.dicom import is_dicom_input  # pydicom, which a run on NIfTI does not need
 
     return {path: True} if is_dicom_input(path) else {}
 
 
-def _within(path: Path, taken: dict[Path, bool]) -> bool:
+def _within(path: AnyPath, taken: dict[AnyPath, bool]) -> bool:
     """Whether ``path`` is a folder of files that are taken already."""
     return any(path in item.parents for item in taken)
 
 
-def _named(found: dict[Path, bool]) -> list[Input]:
+def _named(found: dict[AnyPath, bool]) -> list[Input]:
     """Inputs with names of their own: where two are called the same, or one like a file of the output folder itself, the
     names of their folders come first.
     """
@@ -153,7 +184,7 @@ def _named(found: dict[Path, bool]) -> list[Input]:
     # Some disks tell upper from lower case, and ways to write an accent, and some do not.
     alike = Counter(map(_folded, set(names.values())))
     names = {path: safe_name(name, alike[_folded(name)] > 1) for path, name in names.items()}
-    taken: dict[str, Path] = {}
+    taken: dict[str, AnyPath] = {}
     for path, name in names.items():
         if name in taken:
             raise UserError(f"{taken[name]} and {path} would both be written as {name}: predict them into different folders")
@@ -161,7 +192,7 @@ def _named(found: dict[Path, bool]) -> list[Input]:
     return [Input(path, names[path], dicom) for path, dicom in found.items()]
 
 
-def _name(path: Path) -> str:
+def _name(path: AnyPath) -> str:
     """The name of a file or folder, but that of the folder above where it only says what is in it."""
     # A NIfTI that is no file (a link that leads nowhere) is named all the same: reading it says what is wrong.
     if path.is_file() or not path.is_dir():
@@ -187,14 +218,15 @@ def safe_name(name: str, mark: bool = False) -> str:
     return f"{plain}_{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:6]}"
 
 
-def keep_inputs(items: Sequence[Input], folder: Path) -> None:
+def keep_inputs(items: Sequence[Input], folder: AnyPath) -> None:
     """Raise :class:`UserError` if what is written into ``folder`` would replace an input, or the JSON beside it."""
     sources = {_real(item.path) for item in items}
-    sources |= {path.with_name(f"{stem(path)}.json") for path in sources if not (path.parent / RECORD).is_file()}
+    results = {parent for parent in {path.parent for path in sources} if (parent / RECORD).is_file()}
+    sources |= {path.with_name(f"{stem(path)}.json") for path in sources if path.parent not in results}
     for item in items:
         for suffix in (".nii.gz", ".json"):
             output = folder / f"{item.name}{suffix}"
-            if output.is_file() and _real(output) in sources:
+            if _real(output) in sources and output.is_file():
                 raise UserError(f"{output} would replace an input, or the JSON beside it: choose another folder with -o")
 
 
@@ -203,6 +235,7 @@ def read_scan(item: Input, series: str | None = None) -> Scan:
 
     Raises :class:`UserError` as :func:`read_study` and :func:`read_cine`, and for a blank image and a segmentation.
     """
+    assert isinstance(item.path, Path)  # what is remote was fetched
     if item.dicom:
         from cardiac_autoseg.data.dicom import read_study
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cardiac_autoseg.data.header import is_whole
+from cardiac_autoseg.data.remote import AnyPath
 from cardiac_autoseg.errors import UserError
 from cardiac_autoseg.files import read_json
 from cardiac_autoseg.versions import CASE_FORMAT, require_version
@@ -73,7 +74,7 @@ def _fits(path: Path, size: int) -> bool:
     return not path.exists() or path.stat().st_size == size
 
 
-def clear_case(folder: Path, name: str, written: Set[str]) -> None:
+def clear_case(folder: AnyPath, name: str, written: Set[str]) -> None:
     """Remove the files of an earlier prediction of a case, but the labels and those just ``written``."""
     for suffix in OF_CASE:
         if f"{name}{suffix}" not in written:

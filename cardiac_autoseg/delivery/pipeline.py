@@ -12,12 +12,14 @@ from pathlib import Path
 from time import perf_counter
 
 from cardiac_autoseg.data.identifiers import unquoted
+from cardiac_autoseg.data.remote import RemotePath
 from cardiac_autoseg.data.scan import Scan
 from cardiac_autoseg.data.volume import write_labels
 from cardiac_autoseg.delivery.claim import label_note, model_hash
 from cardiac_autoseg.delivery.inputs import Input, read_scan
 from cardiac_autoseg.delivery.outputs import Wanted, clear_case
 from cardiac_autoseg.delivery.people import Given, with_given
+from cardiac_autoseg.delivery.place import put_case, read_fetched, staged
 from cardiac_autoseg.delivery.privacy import private, public
 from cardiac_autoseg.errors import UserError, is_out_of_memory
 from cardiac_autoseg.files import DISK
@@ -36,7 +38,7 @@ FIRST_SLICE = "first slice"
 class Request:
     """How scans are to be predicted: with which model (its bundle, a path or a name, and its hash), ``fast`` or not, on
     which device, into which folder, what to write, which series to take; ``anew``: files of these cases that are not written
-    again are removed.
+    again are removed; ``remote``: where the files go, which are then made in a temporary folder instead of ``folder``.
     """
 
     bundle: str
@@ -48,6 +50,7 @@ class Request:
     anew: bool = False
     given: Mapping[str, Given] = dataclasses.field(default_factory=dict)
     series: str | None = None
+    remote: RemotePath | None = None
 
 
 @dataclass(frozen=True)
@@ -179,8 +182,12 @@ def _segment(
 def _read(item: Input, job: Job) -> tuple[Scan, float]:
     """The scan, with what the user knows better, and the seconds it took."""
     start = perf_counter()
-    scan = with_given(read_scan(item, job.request.series), job.request.given.get(item.name, Given()))
-    return private(scan, item), perf_counter() - start
+
+    def read(here: Input) -> Scan:
+        given = job.request.given.get(here.name, Given())
+        return private(with_given(read_scan(here, job.request.series), given), here)
+
+    return read_fetched(item, read), perf_counter() - start
 
 
 def _load_writers(wanted: Wanted, dicom: bool) -> None:
@@ -194,6 +201,17 @@ def _load_writers(wanted: Wanted, dicom: bool) -> None:
 
 def _finish(job: Job, result: Result, scan: Scan, segmentation: Segmentation, seconds: dict[str, float]) -> Result:
     """Measure and write one case."""
+    try:
+        with staged(job.request.folder, job.request.remote) as folder:
+            return _finish_in(folder, job, result, scan, segmentation, seconds)
+    finally:
+        if scan.fetched is not None:
+            scan.fetched.remove()
+
+
+def _finish_in(
+    folder: Path, job: Job, result: Result, scan: Scan, segmentation: Segmentation, seconds: dict[str, float]
+) -> Result:
     start = perf_counter()
     name, bundle = result.item.name, job.model.bundle
     try:
@@ -203,9 +221,7 @@ def _finish(job: Job, result: Result, scan: Scan, segmentation: Segmentation, se
             from cardiac_autoseg.delivery.write import write_probabilities
 
             kept = segmentation.probabilities if scan.frames > 1 else segmentation.probabilities[:, 0]
-            write_probabilities(
-                job.request.folder / f"{name}.npz", kept, 1.0 if job.trust is None else job.trust.temperature
-            )
+            write_probabilities(folder / f"{name}.npz", kept, 1.0 if job.trust is None else job.trust.temperature)
             written.add(f"{name}.npz")
             _add(seconds, "write", perf_counter() - start)
             start = perf_counter()
@@ -217,17 +233,19 @@ def _finish(job: Job, result: Result, scan: Scan, segmentation: Segmentation, se
             case = analyse(scan, segmentation, bundle.labels, job.trust, job.request.given.get(name, Given()))
             _add(seconds, "measure", perf_counter() - start)
             start = perf_counter()
-            written |= write_case(job.request.folder, case, job.words, bundle.licence, job.request.wanted, result.item)
+            written |= write_case(folder, case, job.words, bundle.licence, job.request.wanted, result.item)
         if job.request.anew:
-            clear_case(job.request.folder, name, written)
+            clear_case(job.request.remote or folder, name, written)
         # Last, as they say that the case is done.
         labels = segmentation.labels if scan.frames > 1 else segmentation.labels[0]
-        write_labels(job.request.folder / f"{name}.nii.gz", labels, scan.geometry, note)
+        write_labels(folder / f"{name}.nii.gz", labels, scan.geometry, note)
+        if job.request.remote is not None:
+            put_case(folder, job.request.remote, name)
         _add(seconds, "write", perf_counter() - start)
     except Exception as error:  # as above
-        if isinstance(error, OSError) and (error.errno in DISK or not job.request.folder.is_dir()):
+        if isinstance(error, OSError) and (error.errno in DISK or not folder.is_dir()):
             raise  # the others would fare no better
-        return dataclasses.replace(result, problem=_words(result.item, job.request.folder, error))
+        return dataclasses.replace(result, problem=_words(result.item, folder, error))
     return result if case is None else dataclasses.replace(result, words=case.words)
 
 

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cardiac_autoseg.csv_text import csv_text
-from cardiac_autoseg.data.identifiers import read_identity, spoken
+from cardiac_autoseg.data.identifiers import Identity, read_identity, spoken
+from cardiac_autoseg.data.remote import AnyPath, RemotePath
+from cardiac_autoseg.data.remote_access import at_once
 from cardiac_autoseg.data.scan import Scan
 from cardiac_autoseg.delivery.inputs import Input
 from cardiac_autoseg.errors import UserError
@@ -23,9 +25,10 @@ def with_identity(items: Sequence[Input], keep: bool) -> list[Input]:
     Raises :class:`UserError` where two inputs are one study under one name.
     """
     named = []
-    for item in items:
+    remote = any(isinstance(item.path, RemotePath) for item in items)
+    for item, identity in zip(items, at_once(_identity, items) if remote else map(_identity, items), strict=True):
         if item.dicom:
-            item = dataclasses.replace(item, identity=read_identity(item.path))
+            item = dataclasses.replace(item, identity=identity)
             if not keep and item.identity.names(item.name):
                 neutral = f"case_{hash_json([item.identity.uid, item.name])[:10]}"
                 item = dataclasses.replace(item, name=neutral, called=item.name)
@@ -33,6 +36,14 @@ def with_identity(items: Sequence[Input], keep: bool) -> list[Input]:
     if len({item.name for item in named}) < len(named):
         raise UserError("a study was given twice, such as a folder and a .zip of the same: give each study once")
     return named
+
+
+def _identity(item: Input) -> Identity:
+    return read_identity(item.path) if item.dicom else Identity()
+
+
+def _real(path: AnyPath) -> str:
+    return str(path) if isinstance(path, RemotePath) else os.path.realpath(path)
 
 
 def shown(item: Input) -> str:
@@ -44,7 +55,7 @@ def public(item: Input, text: str) -> str:
     """A message about an input without the folders above it, and without what says who was scanned."""
     if item.keep:
         return text
-    for path in sorted({str(item.path), os.path.realpath(item.path)}, key=len, reverse=True):
+    for path in sorted({str(item.path), _real(item.path)}, key=len, reverse=True):
         if len(Path(path).parts) > 1 or (item.called and path not in (".", "..")):
             text = text.replace(path, shown(item))
     return item.identity.hidden(text)
@@ -62,16 +73,16 @@ def private(scan: Scan, item: Input) -> Scan:
     )
 
 
-def write_names(path: Path, items: Sequence[Input], output: Path) -> None:
+def write_names(path: Path, items: Sequence[Input], output: AnyPath) -> None:
     """Write which input each case is as a CSV table that only its owner may read.
 
     Raises :class:`UserError` if ``path`` lies in the folder ``output``, with which it would be passed on.
     """
-    if Path(os.path.realpath(output)) in Path(os.path.realpath(path)).parents:
+    if isinstance(output, Path) and Path(os.path.realpath(output)) in Path(os.path.realpath(path)).parents:
         raise UserError(
             f"--names {path} lies in the folder of the results, and would be passed on with them: put it elsewhere"
         )
     with atomic_path(path) as temporary:
         temporary.chmod(0o600)
-        rows = [["case", "input"], *([item.name, os.path.realpath(item.path)] for item in items)]
+        rows = [["case", "input"], *([item.name, _real(item.path)] for item in items)]
         temporary.write_text(csv_text(rows), encoding="utf-8", errors="backslashreplace")
