@@ -136,8 +136,8 @@ def _together(workspace: Workspace, key: RunKey, options: Options, plan: Plan, w
         distributed.leave()
         if rank == 0:
             print(
-                f"cas_train: another process of this training has ended ({lost}); what was saved last is kept, and the same"
-                " command goes on from there",
+                f"cas_train: another process of this training {lost}; what was saved last is kept, and the same command goes"
+                " on from there",
                 file=sys.stderr,
             )
         return common.SOME_FAILED

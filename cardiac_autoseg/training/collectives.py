@@ -34,7 +34,8 @@ def peers() -> Iterator[None]:
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise
-        raise PeerLost(str(error).splitlines()[0]) from error
+        late = "timed out" in str(error).lower() or "timeout" in str(error).lower()
+        raise PeerLost("was not heard of for too long" if late else "has ended") from error
 
 
 def total(tensor: Tensor) -> Tensor:

@@ -65,12 +65,13 @@ def launch(devices: int, words: Sequence[str], threads: int | None) -> int:
 
 def _code(ends: dict[int, int]) -> int:
     """The exit code of the command, from those of the processes that failed; :class:`UserError` if one did not say why."""
-    for rank, code in sorted(ends.items()):
-        if code not in OUTPUT_ENDS:
-            how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-            hint = " (was there too little memory?)" if code == -signal.SIGKILL else ""
-            raise UserError(
-                f"process {rank} of the training {how}{hint}, and the others were ended: what was saved last is kept, and"
-                " the same command goes on from there"
-            )
+    # A process that got SIGTERM was ended because of another one.
+    silent = {rank: code for rank, code in ends.items() if code not in OUTPUT_ENDS}
+    for rank, code in sorted(silent.items(), key=lambda end: (end[1] == -signal.SIGTERM, end)):
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        hint = " (was there too little memory?)" if code == -signal.SIGKILL else ""
+        raise UserError(
+            f"process {rank} of the training {how}{hint}, and the others were ended: what was saved last is kept, and the same"
+            " command goes on from there"
+        )
     return max(ends.values(), default=0)
