@@ -71,7 +71,7 @@ def _code(ends: dict[int, int]) -> int:
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         hint = " (was there too little memory?)" if code == -signal.SIGKILL else ""
         raise UserError(
-            f"process {rank} of the training {how}{hint}, and the others were ended: what was saved last is kept, and the same"
-            " command goes on from there"
+            f"process {rank} of the training {how}{hint}, and the others were ended: what was saved last is kept, and the"
+            " same command goes on from there"
         )
     return max(ends.values(), default=0)

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -77,13 +76,9 @@ def train(
         parts = settle(record, ready.plan, options.threads, device, report)
         trained = (folder / "model.safetensors").is_file()
         write_json(folder / "plan.json", ready.plan.to_json())
-        about: dict[str, Any] = {
-            "version": __version__,
-            "hardware": hardware(device),
-            "recipe": dataclasses.asdict(ready.recipe),
-        }
+        about = {"version": __version__, "hardware": hardware(device), "recipe": dataclasses.asdict(ready.recipe)}
         if world.size > 1:
-            about["devices"] = world.size
+            about |= {"devices": world.size}
         record.values.pop("error", None)
         record.update(status="running", pid=os.getpid(), subjects=ready.cases.subjects, **about)
         record.update(parts=to_json(parts), notes=ready.notes)

