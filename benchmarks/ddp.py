@@ -2,8 +2,8 @@
 
     python benchmarks/ddp.py [--steps N]
 
-On the phantom, with the plans of a CPU. Every process has one thread. Without bfloat16, whose rounding of 0.4 % would hide what
-is compared, and with it where the processor has it.
+On the phantom, with the plans of a CPU, every process with one thread, in double and single precision, and with bfloat16
+where the processor has it. As a yardstick, one process with two threads, which sums in another order, in single precision.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,7 @@ from typing import Any
 import torch
 from peer_measure import machine
 from peer_ours import make_run
+from torch import Tensor
 
 from cardiac_autoseg.cli import plan_and_preprocess
 from cardiac_autoseg.device import uses_bfloat16
@@ -36,23 +38,35 @@ from planning.plan import ARCHITECTURES
 RESULT = Path(__file__).parent / "results" / "ddp.md"
 
 
-def work(root: Path, architecture: str, precision: str, steps: int, out: Path) -> None:
-    """What one process does: its steps, and from the first of them what it found."""
-    torch.set_num_threads(1)
+def work(root: Path, architecture: str, precision: str, threads: int, steps: int, out: Path) -> None:
+    """What one process does: its steps; the first process writes what it found."""
+    torch.set_num_threads(threads)
     world = join("cpu")[0] if "RANK" in os.environ else ALONE
-    if precision == "float32":
+    if precision != "bfloat16":
         loop.uses_bfloat16 = lambda _: False
     run = make_run(Workspace(root), architecture, torch.device("cpu"), Path("unused"))
     # The learning rate follows the schedule of a run of so many steps.
     run = dataclasses.replace(run, world=world, steps=steps)
     state, losses, taken = run.start(), [], []
+    if precision == "float64":
+        state.network.double()
+        state.average = {
+            name: value.double() if value.is_floating_point() else value for name, value in state.average.items()
+        }
+        original = run.batch
+
+        def double(step: int) -> tuple[Tensor, Tensor, Tensor]:
+            images, labels, who = original(step)
+            return images.double(), labels, who
+
+        run.batch = double  # type: ignore[method-assign]
     for _ in range(steps):
         started = time.perf_counter()
         losses.append(float(run.step(state)[0]))
         state.step += 1
         taken.append(time.perf_counter() - started)
     if world.leads:
-        seconds = sum(taken[2:]) / len(taken[2:])
+        seconds = statistics.median(taken)
         values = {"losses": losses, "speed": run.plan.batch / seconds, "batch": run.plan.batch, "seconds": seconds}
         values["batches"] = augmentation(run, 5)
         torch.save({**values, "weights": state.network.state_dict()}, out)
@@ -93,21 +107,22 @@ def apart(one: dict[str, Any], two: dict[str, Any]) -> tuple[float, float]:
 
 def main() -> None:
     if sys.argv[1:2] == ["work"]:
-        root, architecture, precision, steps, out = sys.argv[2:]
-        work(Path(root), architecture, precision, int(steps), Path(out))
+        root, architecture, precision, threads, steps, out = sys.argv[2:]
+        work(Path(root), architecture, precision, int(threads), int(steps), Path(out))
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=20)
     steps = parser.parse_args().steps
-    precisions = ["float32", *(["bfloat16"] if uses_bfloat16(torch.device("cpu")) else [])]
+    precisions = ["float64", "float32", *(["bfloat16"] if uses_bfloat16(torch.device("cpu")) else [])]
     lines = [
         "# One training by two processes\n",
         f"`python benchmarks/ddp.py --steps {steps}`, {datetime.now(UTC):%Y-%m-%d}, {machine()}, torch {torch.__version__};",
-        f"phantom, plans of a CPU, {steps} steps, one thread each. The first loss is that of the same untrained network. Weights:",
-        "norm of the difference over the norm. Batches: the share of a step of one process that draws and augments, which every",
-        "process does for the whole batch.\n",
-        "| architecture | batch | precision | first loss apart | worst loss apart | weights apart | slices/s, 1 process"
-        " | slices/s, 2 | times | batches |",
+        f"phantom, plans of a CPU, {steps} steps. Two processes of one thread each, and one process of two threads, against",
+        "one process of one thread. First loss: that of the same untrained network. Apart: relative differences, of weights by",
+        "their norm. Slices/s: of the median step; other programs ran meanwhile. Batches: the share of a step of one process that",
+        "draws and augments, which each process does for the whole batch.\n",
+        "| architecture | batch | precision | against | first loss apart | worst loss apart | weights apart"
+        " | slices/s | of one process | batches |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     with tempfile.TemporaryDirectory() as place:
@@ -119,20 +134,21 @@ def main() -> None:
             plan = folder / "workspace" / "plans" / f"{architecture}.json"
             text = plan.read_text()
             for precision in precisions:
-                words = (str(folder / "workspace"), architecture, precision, str(steps))
-                plan.write_text(text)
-                one = measure(folder, 1, *words)
+                words = (str(folder / "workspace"), architecture, precision)
+                one = measure(folder, 1, *words, "1", str(steps))
                 plan.write_text(json.dumps({**json.loads(text), "devices": 2}))
-                two = measure(folder, 2, *words)
+                others = {"two processes": measure(folder, 2, *words, "1", str(steps))}
                 plan.write_text(text)
-                first = abs(one["losses"][0] - two["losses"][0]) / one["losses"][0]
-                losses, weights = apart(one, two)
-                lines.append(
-                    f"| {architecture} | {one['batch']} | {precision} | {first:.1e} | {losses:.1e} | {weights:.1e}"
-                    f" | {one['speed']:.1f} | {two['speed']:.1f} | {two['speed'] / one['speed']:.2f}"
-                    f" | {one['batches'] / one['seconds']:.0%} |"
-                )
-                print(lines[-1], flush=True)
+                if precision == "float32":
+                    others["two threads"] = measure(folder, 1, *words, "2", str(steps))
+                for name, two in others.items():
+                    first = abs(one["losses"][0] - two["losses"][0]) / one["losses"][0]
+                    losses, weights = apart(one, two)
+                    lines.append(
+                        f"| {architecture} | {one['batch']} | {precision} | {name} | {first:.0e} | {losses:.0e}"
+                        f" | {weights:.0e} | {two['speed']:.1f} | {one['speed']:.1f} | {one['batches'] / one['seconds']:.0%} |"
+                    )
+                    print(lines[-1], flush=True)
     RESULT.write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
 

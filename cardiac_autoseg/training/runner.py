@@ -77,11 +77,9 @@ def train(
         trained = (folder / "model.safetensors").is_file()
         write_json(folder / "plan.json", ready.plan.to_json())
         about = {"version": __version__, "hardware": hardware(device), "recipe": dataclasses.asdict(ready.recipe)}
-        if world.size > 1:
-            about |= {"devices": world.size}
         record.values.pop("error", None)
         record.update(status="running", pid=os.getpid(), subjects=ready.cases.subjects, **about)
-        record.update(parts=to_json(parts), notes=ready.notes)
+        record.update(parts=to_json(parts), notes=ready.notes, **({"devices": world.size} if world.size > 1 else {}))
         with interruptible() as stop:
             world.told(None if trained else record.values)
             if not trained:
