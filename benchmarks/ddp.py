@@ -118,9 +118,9 @@ def main() -> None:
         "# One training by two processes\n",
         f"`python benchmarks/ddp.py --steps {steps}`, {datetime.now(UTC):%Y-%m-%d}, {machine()}, torch {torch.__version__};",
         f"phantom, plans of a CPU, {steps} steps. Two processes of one thread each, and one process of two threads, against",
-        "one process of one thread. First loss: that of the same untrained network. Apart: relative differences, of weights by",
-        "their norm. Slices/s: of the median step; other programs ran meanwhile. Batches: the share of a step of one process that",
-        "draws and augments, which each process does for the whole batch.\n",
+        "one process of one thread. First loss: that of the same untrained network. Apart: relative differences, of weights",
+        "by their norm. Slices/s: of the median step; other programs ran meanwhile. Batches: the share of a step of one",
+        "process that draws and augments, which each process does for the whole batch.\n",
         "| architecture | batch | precision | against | first loss apart | worst loss apart | weights apart"
         " | slices/s | of one process | batches |",
         "|---|---|---|---|---|---|---|---|---|---|",
@@ -143,10 +143,11 @@ def main() -> None:
                     others["two threads"] = measure(folder, 1, *words, "2", str(steps))
                 for name, two in others.items():
                     first = abs(one["losses"][0] - two["losses"][0]) / one["losses"][0]
+                    share = one["batches"] / one["seconds"]
                     losses, weights = apart(one, two)
                     lines.append(
                         f"| {architecture} | {one['batch']} | {precision} | {name} | {first:.0e} | {losses:.0e}"
-                        f" | {weights:.0e} | {two['speed']:.1f} | {one['speed']:.1f} | {one['batches'] / one['seconds']:.0%} |"
+                        f" | {weights:.0e} | {two['speed']:.1f} | {one['speed']:.1f} | {share:.0%} |"
                     )
                     print(lines[-1], flush=True)
     RESULT.write_text("\n".join(lines) + "\n")

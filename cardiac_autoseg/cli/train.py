@@ -133,7 +133,6 @@ def _together(workspace: Workspace, key: RunKey, options: Options, plan: Plan, w
             return _train(workspace, key, options, world)
         follow(workspace, key, options, world)
     except PeerLost as lost:
-        distributed.leave()
         if rank == 0:
             print(
                 f"cas_train: another process of this training {lost}; what was saved last is kept, and the same command goes"
@@ -148,6 +147,8 @@ def _together(workspace: Workspace, key: RunKey, options: Options, plan: Plan, w
         if rank == 0 or isinstance(error, distributed.Alone):
             raise
         return common.USER_ERROR
+    finally:
+        distributed.leave()
     return common.OK
 
 

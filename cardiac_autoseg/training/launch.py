@@ -36,7 +36,10 @@ def launch(devices: int, words: Sequence[str], threads: int | None) -> int:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", PATIENCE)
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    # Else the agent opens a store of its own, for processes that find each other through it.
+    os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
+    # What matters of what the agent says is said below.
+    logging.disable(logging.CRITICAL)
     own = [] if threads else ["--threads", str(max(1, available_cores() // devices))]
     with tempfile.TemporaryDirectory(prefix="cas_train_") as folder:
         os.environ[MEET] = (Path(folder) / "processes").as_uri()
@@ -59,6 +62,7 @@ def launch(devices: int, words: Sequence[str], threads: int | None) -> int:
         except ChildFailedError as failed:
             return _code({rank: failure.exitcode for rank, failure in failed.failures.items()})
         finally:
+            logging.disable(logging.NOTSET)
             del os.environ[MEET]
     return 0
 

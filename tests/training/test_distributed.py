@@ -38,6 +38,7 @@ SCRIPT = Path(__file__).with_name("two_processes.py")
 KEY = RunKey("unet", "expert", "ce_dice", "0", 0)
 LONG = 60
 """Steps: long enough to be stopped on the way."""
+LOOPBACK = "0100007F"
 PATIENCE = 300
 TOLERANCE = {"double": 1e-9, "single": 2e-4, "half": 2e-2}
 """Of the largest value of a tensor. Rounding in single precision is about 1e-7; AdamW divides by the gradient's own size, so
@@ -182,6 +183,15 @@ def workers(process: subprocess.Popen[str]) -> dict[str, int]:
     return found
 
 
+def listening(pid: int) -> list[str]:
+    """The addresses, as the kernel writes them, on which a process listens for connections."""
+    links = [os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()]
+    sockets = {link.removeprefix("socket:[").removesuffix("]") for link in links}
+    tables = (Path(f"/proc/{pid}/net") / name for name in ("tcp", "tcp6"))
+    rows = [line.split() for table in tables if table.is_file() for line in table.read_text().splitlines()[1:]]
+    return [row[1].partition(":")[0] for row in rows if row[3] == "0A" and row[9] in sockets]
+
+
 @pytest.fixture(scope="module")
 def uninterrupted(prepared_workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of a training by two processes that nobody disturbed."""
@@ -223,7 +233,7 @@ def test_terminated_and_resumed_gives_the_same_weights(workspace_copy: Path, uni
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, errors
-    assert "the state is saved" in errors and "Traceback" not in errors
+    assert errors == "interrupted; the state is saved, the same command goes on from there\n"
     assert record(folder)["status"] == "interrupted" and 0 < record(folder)["step"] < LONG
     process = start(workspace, LONG)
     _, errors = process.communicate(timeout=PATIENCE)
@@ -240,7 +250,10 @@ def test_a_killed_process_ends_the_command_in_words(workspace_copy: Path) -> Non
     workspace = shrink(workspace_copy, 2)
     process, folder = start(workspace, 100_000, "--checkpoint-minutes", "0.001"), workspace.run(KEY)
     wait_for(folder / "state.safetensors", process)
-    os.kill(workers(process)["1"], signal.SIGKILL)
+    pids = workers(process)
+    assert set(pids) == {"0", "1"}
+    assert {address for pid in (process.pid, *pids.values()) for address in listening(pid)} <= {LOOPBACK}
+    os.kill(pids["1"], signal.SIGKILL)
     _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 2, errors
     assert "process 1 of the training was killed by SIGKILL" in errors and "Traceback" not in errors
