@@ -39,7 +39,7 @@ KEY = RunKey("unet", "expert", "ce_dice", "0", 0)
 LONG = 60
 """Steps: long enough to be stopped on the way."""
 LOOPBACK = "0100007F"
-PATIENCE = 300
+PATIENCE = 600
 TOLERANCE = {"double": 1e-9, "single": 2e-4, "half": 2e-2}
 """Of the largest value of a tensor. Rounding in single precision is about 1e-7; AdamW divides by the gradient's own size, so
 a weight whose gradient is nearly zero takes over what that is off by. In bfloat16 it is 4e-3."""
@@ -185,7 +185,7 @@ def workers(process: subprocess.Popen[str]) -> dict[str, int]:
 
 def listening(pid: int) -> list[str]:
     """The addresses, as the kernel writes them, on which a process listens for connections."""
-    links = [os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()]
+    links = [str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()]
     sockets = {link.removeprefix("socket:[").removesuffix("]") for link in links}
     tables = (Path(f"/proc/{pid}/net") / name for name in ("tcp", "tcp6"))
     rows = [line.split() for table in tables if table.is_file() for line in table.read_text().splitlines()[1:]]
