@@ -23,6 +23,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "patch": (1, 8192),
     "divisor": (1, 4096),
     "batch": (1, 1 << 16),
+    "devices": (1, 1024),
     "steps": (1, 1 << 40),
     "learning_rate": (0, 1e3),
     "clip_percentiles": (0, 100),
@@ -71,7 +72,8 @@ class Plan:
 
     ``spacing`` is the target in-plane spacing (y, x) in mm, ``patch`` the training patch (y, x) in pixels at
     that spacing, ``divisor`` what the (y, x) size of any network input must be a multiple of. ``reasons`` has one line for
-    each number of the plan, keyed by its name.
+    each number of the plan, keyed by its name. ``batch`` is that of an optimiser step, of which each of the ``devices``
+    computes its share, and ``memory_bytes`` is for one device.
     """
 
     architecture: str
@@ -96,10 +98,14 @@ class Plan:
     fingerprint_hash: str
     reasons: dict[str, str]
     format_version: int = FORMAT_VERSION
+    devices: int = 1
 
     def to_json(self) -> dict[str, Any]:
-        """The plan as JSON-ready values."""
-        return dataclasses.asdict(self)
+        """The plan as JSON-ready values; ``devices`` is among them where there are several: older plans do not have it."""
+        values = dataclasses.asdict(self)
+        if self.devices == 1:
+            values.pop("devices")
+        return values
 
     @staticmethod
     def from_json(values: dict[str, Any]) -> Plan:
@@ -137,8 +143,9 @@ def describe_plan(plan: Plan) -> str:
             f"intensities clipped at percentiles {low:g} and {high:g}",
             f"  network   widths {', '.join(str(width) for width in shape.widths)}; {network}",
             f"  cost      {plan.parameters / 1e6:.2f} M parameters, {plan.gflops_per_slice:.2f} GFLOPs per patch, "
-            f"{plan.memory_bytes / 1e9:.2f} GB in training",
-            f"  training  {plan.steps} steps of {plan.batch} slices, learning rate {plan.learning_rate:g}",
+            f"{plan.memory_bytes / 1e9:.2f} GB in training" + (" on each device" if plan.devices > 1 else ""),
+            f"  training  {plan.steps} steps of {plan.batch} slices, learning rate {plan.learning_rate:g}"
+            + (f", on {plan.devices} devices" if plan.devices > 1 else ""),
         ]
     )
 
@@ -153,6 +160,8 @@ def _problem(plan: Plan) -> str:
         value = getattr(plan, name)
         if not all(low <= number <= high for number in (value if isinstance(value, tuple) else (value,))):
             return f"{name} {value} is not between {low:g} and {high:g}"
+    if plan.devices > plan.batch:
+        return f"its batch of {plan.batch} slices is smaller than its {plan.devices} devices"
     if plan.clip_percentiles[0] >= plan.clip_percentiles[1]:
         return f"clip_percentiles {plan.clip_percentiles} do not rise"
     if not 2 <= len(plan.classes) <= 256 or len(set(plan.classes)) < len(plan.classes):

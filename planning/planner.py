@@ -92,12 +92,14 @@ def make_plan(
     target: str = "cpu",
     memory_gb: float | None = None,
     gflops: float | None = None,
+    devices: int = 1,
 ) -> Plan:
     """Plan one architecture for a data set.
 
     ``memory_gb`` (1e9 bytes) and ``gflops`` (1e9 operations of a forward pass of one patch, two per multiply-add) override
-    what ``target``, "cpu" or "gpu", allows. Raises ``ValueError`` on unknown names, and where a budget is too small: the
-    message says which, and the least that works.
+    what ``target``, "cpu" or "gpu", allows. ``devices`` share each batch, with ``memory_gb`` each; the network is that of
+    one device, and so is the batch where memory is no limit. Raises ``ValueError`` on unknown names, and where a budget or
+    the batch is too small: the message says which, and what works.
     """
     _check_names(architecture, target)
     memory_gb = MEMORY_GB[target] if memory_gb is None else memory_gb
@@ -109,7 +111,7 @@ def make_plan(
     chosen = next((candidate for candidate in candidates if candidate.fits(budget)), None)
     if chosen is None:
         raise ValueError(_infeasible(architecture, candidates, budget))
-    batch, why_batch = _batch(fingerprint, architecture, target, chosen.cost, budget)
+    batch, why_batch = _batch(fingerprint, architecture, target, chosen.cost, budget, devices)
     clip, why_clip = _clip(fingerprint)
     rule = RULES[architecture]
     plan = Plan(
@@ -128,7 +130,7 @@ def make_plan(
         clip_percentiles=clip,
         augmentation="device",
         network=chosen.network,
-        memory_bytes=chosen.cost.memory(batch),
+        memory_bytes=chosen.cost.memory(batch // devices),
         gflops_per_slice=round(chosen.cost.gflops, 6),
         parameters=chosen.cost.parameters,
         fingerprint_hash=fingerprint.hash(),
@@ -140,6 +142,7 @@ def make_plan(
             "widths": _why_widths(chosen, candidates, budget),
             **rule.explain(chosen.network, chosen.patch, spacing),
         },
+        devices=devices,
     )
     plan.reasons.update(_plain_reasons(plan, fingerprint))
     return plan
@@ -182,10 +185,12 @@ def _patches(fingerprint: Fingerprint, target: str, spacing: tuple[float, float]
     )
 
 
-def _batch(fingerprint: Fingerprint, architecture: str, target: str, cost: Cost, budget: Budget) -> tuple[int, str]:
-    """Batch size and why: the least of what memory, data and the target's habit allow."""
+def _batch(
+    fingerprint: Fingerprint, architecture: str, target: str, cost: Cost, budget: Budget, devices: int
+) -> tuple[int, str]:
+    """Batch size and why: the least of what memory, data and the target's habit allow, a multiple of the devices."""
     cap = BATCH[target][architecture]
-    memory = max(batch for batch in range(SMALLEST_BATCH, cap + 1) if cost.memory(batch) <= budget.memory)
+    memory = max(batch for batch in range(SMALLEST_BATCH, cap + 1) if cost.memory(-(-batch // devices)) <= budget.memory)
     data = max(SMALLEST_BATCH, int(LARGEST_SHARE * fingerprint.labelled_slices))
     limits = {
         f"{budget.memory / 1e9:.2f} GB of memory hold no more": memory if memory < cap else cap + 1,
@@ -193,7 +198,13 @@ def _batch(fingerprint: Fingerprint, architecture: str, target: str, cost: Cost,
         f"the most planned for {architecture} on a {target}": cap,
     }
     why = min(limits, key=lambda name: limits[name])
-    return limits[why], f"{why}; one more would need {cost.memory(limits[why] + 1) / 1e9:.2f} GB"
+    batch = limits[why]
+    if devices == 1:
+        return batch, f"{why}; one more would need {cost.memory(batch + 1) / 1e9:.2f} GB"
+    if devices > batch:
+        raise ValueError(f"a batch of {batch} slices ({why}) is too small for {devices} devices: plan for fewer (--devices)")
+    more = f"one more on each of the {devices} devices would need {cost.memory(batch // devices + 1) / 1e9:.2f} GB there"
+    return batch - batch % devices, f"{why}, and a multiple of the devices; {more}"
 
 
 def _clip(fingerprint: Fingerprint) -> tuple[tuple[float, float], str]:
@@ -263,7 +274,10 @@ def _plain_reasons(plan: Plan, fingerprint: Fingerprint) -> dict[str, str]:
     subjects = len(set(fingerprint.subjects.values()))
     halvings = [value.bit_length() - 1 for value in plan.divisor]
     where = f"for {plan.architecture} on a {plan.target}"
+    each = f" on each of {plan.devices} devices" if plan.devices > 1 else ""
+    shared = f"asked for: each takes {plan.batch // plan.devices} slices of a batch; batch norm and loss see the whole of it"
     return {
+        **({"devices": shared} if each else {}),
         "architecture": "asked for",
         "dataset": f"name of the data set: {len(fingerprint.cases)} cases of {subjects} subjects",
         "target": "asked for: it sets the default budgets, patch and schedule",
@@ -275,8 +289,8 @@ def _plain_reasons(plan: Plan, fingerprint: Fingerprint) -> dict[str, str]:
         "steps": f"{SLICES_SEEN[plan.target][plan.architecture]} slices seen (the schedule {where}) / batch {plan.batch}",
         "learning_rate": f"peak of AdamW's schedule, the schedule {where}",
         "augmentation": "batched on the device where the data live; no worker processes",
-        "memory_bytes": f"peak of a training step at batch {plan.batch}: weights, gradients, two moments, moving average, "
-        "activations in bfloat16 kept for the backward pass",
+        "memory_bytes": f"peak of a training step at batch {plan.batch // plan.devices}{each}: weights, gradients, two"
+        " moments, moving average, activations in bfloat16 kept for the backward pass",
         "gflops_per_slice": f"forward pass of one {plan.patch[0]} x {plan.patch[1]} patch, two operations per multiply-add",
         "parameters": f"weights of {asdict(plan.network)['widths']} feature maps, counted layer by layer",
         "fingerprint_hash": f"the fingerprint this plan was made from, by source {fingerprint.planning_source}",

@@ -35,6 +35,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--target", choices=("cpu", "gpu"), help="machine to plan for (default: gpu if there is one)")
     parser.add_argument("--memory-gb", type=float, help="device memory that training may use (default: 8)")
     parser.add_argument("--gflops", type=float, help="compute for one slice, forward, in GFLOP (default: the target's)")
+    parser.add_argument(
+        "--devices",
+        type=common.at_least(1),
+        default=1,
+        help="devices of one machine that share each training, with --memory-gb each (docs/several-gpus.md)",
+    )
     parser.add_argument("--only", nargs="+", choices=STAGES, default=STAGES, help="stages to run")
     parser.add_argument("--workers", type=common.at_least(1), help="threads (default: as suits the number of cores)")
     common.add_cluster(parser, "cases")
@@ -110,7 +116,7 @@ def _stages(
         done["fingerprint"] = {"measured": measured, "unchanged": len(fingerprint.cases) - measured}
         say(f"fingerprint: {measured} cases measured, {len(fingerprint.cases) - measured} unchanged")
     if "plan" in values.only:
-        budget = prepare.Budget(values.target or _default_target(), values.memory_gb, values.gflops)
+        budget = prepare.Budget(values.target or _default_target(), values.memory_gb, values.gflops, values.devices)
         plans, written = prepare.update_plans(workspace, prepare.load_fingerprint(workspace), budget, ARCHITECTURES)
         splits, new_splits = prepare.update_splits(workspace, dataset)
         changed |= bool(written) or new_splits

@@ -7,6 +7,8 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +16,10 @@ from cardiac_autoseg.cli import common
 from planning.plan import ARCHITECTURES
 
 if TYPE_CHECKING:
-    from cardiac_autoseg.workspace import Workspace
+    from cardiac_autoseg.training.distributed import World
+    from cardiac_autoseg.training.ready import Options
+    from cardiac_autoseg.workspace import RunKey, Workspace
+    from planning.plan import Plan
 
 THREAD_LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
 
@@ -63,11 +68,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point."""
-    return common.run(build_parser(), work, arguments)
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    return common.run(build_parser(), partial(work, words=words), arguments)
 
 
-def work(values: argparse.Namespace) -> int:
-    """Train; exit code 130 when interrupted."""
+def work(values: argparse.Namespace, words: Sequence[str]) -> int:
+    """Train; exit code 130 when interrupted. ``words`` are the command line, for a training with several processes."""
     if values.threads:
         # Read by the numerical libraries when they are loaded, which happens below.
         os.environ.update(dict.fromkeys(THREAD_LIMITS, str(values.threads)))
@@ -76,7 +82,9 @@ def work(values: argparse.Namespace) -> int:
     import torch
 
     from cardiac_autoseg.errors import UserError
-    from cardiac_autoseg.training.runner import Interrupted, Options, train
+    from cardiac_autoseg.training import distributed
+    from cardiac_autoseg.training.inputs import load_plan
+    from cardiac_autoseg.training.ready import Options
     from cardiac_autoseg.workspace import RunKey, find_workspace
 
     if values.threads:
@@ -97,14 +105,65 @@ def work(values: argparse.Namespace) -> int:
         quiet=values.quiet,
         threads=values.threads,
     )
+    plan = load_plan(workspace, key.architecture)
+    if plan.devices > 1 or distributed.started_together():
+        return _together(workspace, key, options, plan, words)
+    return _train(workspace, key, options, distributed.ALONE)
+
+
+def _together(workspace: Workspace, key: RunKey, options: Options, plan: Plan, words: Sequence[str]) -> int:
+    """Train as one of several processes, or start them."""
+    from cardiac_autoseg.errors import UserError
+    from cardiac_autoseg.training import distributed
+    from cardiac_autoseg.training.collectives import PeerLost
+    from cardiac_autoseg.training.loop import Interrupted
+    from cardiac_autoseg.training.runner import follow
+
+    rank = int(os.environ.get("RANK") or 0)
     try:
-        folder = train(workspace, key, options, report=print)
+        distributed.require_processes(plan)
+        kind = distributed.pick_kind(plan, options.device)
+        if not distributed.started_together():
+            from cardiac_autoseg.training.launch import launch
+
+            return launch(plan.devices, words, options.threads)
+        world, device = distributed.join(kind)
+        options = replace(options, device=str(device))
+        if world.leads:
+            return _train(workspace, key, options, world)
+        follow(workspace, key, options, world)
+    except PeerLost as lost:
+        if rank == 0:
+            print(
+                f"cas_train: another process of this training {lost}; what was saved last is kept, and the same command goes"
+                " on from there",
+                file=sys.stderr,
+            )
+        return common.SOME_FAILED
+    except Interrupted:
+        return common.INTERRUPTED
+    except UserError as error:
+        # What all processes meet is told once.
+        if rank == 0 or isinstance(error, distributed.Alone):
+            raise
+        return common.USER_ERROR
+    finally:
+        distributed.leave()
+    return common.OK
+
+
+def _train(workspace: Workspace, key: RunKey, options: Options, world: World) -> int:
+    """Train, as the only or the first process, and say what has come of it."""
+    from cardiac_autoseg.training.runner import Interrupted, train
+
+    try:
+        folder = train(workspace, key, options, print, world)
     except Interrupted:
         print("interrupted; the state is saved, the same command goes on from there", file=sys.stderr)
         return common.INTERRUPTED
     dice = json.loads((folder / "run.json").read_text())["val_dice"]
     print(f"done: {folder}" + ("" if dice is None else f", mean validation Dice {dice:.4f}"))
-    return _test(workspace, folder, values.device)
+    return _test(workspace, folder, options.device)
 
 
 def _replay(values: argparse.Namespace) -> int:

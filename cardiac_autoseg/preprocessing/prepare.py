@@ -36,11 +36,12 @@ REDEAL = "correct it, or delete it to have the folds dealt anew"
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
-    """What the networks may cost: a target, and numbers that override its own."""
+    """What the networks may cost: a target, numbers that override its own, and how many devices share a training."""
 
     target: str
     memory_gb: float | None = None
     gflops: float | None = None
+    devices: int = 1
 
 
 def update_fingerprint(
@@ -212,7 +213,7 @@ def update_plans(
     plans, written = {}, []
     for architecture in architectures:
         try:
-            plan = make_plan(fingerprint, architecture, budget.target, budget.memory_gb, budget.gflops)
+            plan = make_plan(fingerprint, architecture, *dataclasses.astuple(budget))
         except ValueError as error:
             raise UserError(f"{architecture}: {error}") from error
         plans[architecture] = plan

@@ -61,6 +61,12 @@ def make_slots(
     whenever the machine does something else. There are fewer where memory is short. Fewer processes than cores have more
     threads, all but one core among them, unless ``threads`` says how many each has.
     """
+    for plan in plans:
+        if plan.devices > 1:
+            raise UserError(
+                f"the plan of {plan.architecture} is for {plan.devices} devices, and cas_run gives one to each run: plan for"
+                " one (several runs side by side keep all devices busy as well), or train with cas_train"
+            )
     cores = available_cores()
     count = jobs or len(devices)
     if jobs is None and tuple(devices) == ("cpu",):

@@ -31,6 +31,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cardiac_autoseg.training.collectives import summed
+
 KERNEL = 5
 """Side of the neighbourhood that an annotator's matrix depends on, in pixels."""
 TRUTH = -1
@@ -78,7 +80,8 @@ class Annotators(nn.Module):
                 log_matrices = pooled.unflatten(1, (self.classes, self.classes)).clamp_min(1e-6).log()
             outputs.append(torch.where(trusted, log_p, torch.logsumexp(log_matrices + log_p[:, None], 2)))
         joint = mine.T @ torch.einsum("bachw,bchw->bac", matrices, log_truth.detach().exp()).flatten(1)
-        joint = joint.unflatten(1, (self.classes, self.classes))
+        # With several processes, that of all their slices.
+        (joint,) = summed(joint.unflatten(1, (self.classes, self.classes)))
         self.joint.mul_(MEMORY).add_(joint.detach(), alpha=1 - MEMORY)
         total = joint.sum(0)
         return outputs, (total.diagonal() / total.sum(0).clamp_min(1e-6)).mean()

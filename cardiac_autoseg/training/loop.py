@@ -20,9 +20,12 @@ from cardiac_autoseg.errors import UserError, is_out_of_memory
 from cardiac_autoseg.networks import build_network
 from cardiac_autoseg.training.annotators import TRUTH, Annotators
 from cardiac_autoseg.training.augmentation import apply, draw
+from cardiac_autoseg.training.batch_norm import share_batch_norm
 from cardiac_autoseg.training.checkpoints import write_tensors
+from cardiac_autoseg.training.collectives import add_gradients
+from cardiac_autoseg.training.distributed import ALONE, World
 from cardiac_autoseg.training.host_augmentation import augment_on_host
-from cardiac_autoseg.training.log import log_entry, overlap_counts, require_number
+from cardiac_autoseg.training.log import checksum, log_entry, overlap_counts, require_number
 from cardiac_autoseg.training.losses import LOSSES, deep_supervision
 from cardiac_autoseg.training.parts import Part, part_at, to_json
 from cardiac_autoseg.training.progress import progress_figure
@@ -30,8 +33,8 @@ from cardiac_autoseg.training.recipe import Recipe
 from cardiac_autoseg.training.record import Record, append_log, cut_log
 from cardiac_autoseg.training.sampling import SliceBank, draw_centres, draw_slices, step_generator
 from cardiac_autoseg.training.setbacks import Setback, after, all_finite, broken_volume, give_back_memory
-from cardiac_autoseg.training.state import ANCHOR, STATE, State, anchor_every, held, trained_together
-from cardiac_autoseg.training.weights import placed, update_average
+from cardiac_autoseg.training.state import ANCHOR, STATE, State, anchor_every, fresh, held
+from cardiac_autoseg.training.weights import update_average
 from cardiac_autoseg.workspace import RunKey
 from planning.plan import Plan
 
@@ -68,6 +71,8 @@ class Run:
     """The step to stop after, with nothing saved, where it is not the last."""
     gives_in: bool = True
     """Whether to go back after a setback, or to raise it."""
+    world: World = ALONE
+    """The processes that share each batch; the first of them writes what there is to write."""
 
     def __post_init__(self) -> None:
         self.parts = self.parts or [Part(0, self.plan.batch, 1.0, {})]
@@ -94,7 +99,7 @@ class Run:
     def attempt(self, stop: threading.Event) -> None:
         """The loop, from the newest state that holds; raises :class:`Setback` when a step fails."""
         state = self.start()
-        log = cut_log(self.folder / "log.jsonl", state.step)
+        log = self.world.told(cut_log(self.folder / "log.jsonl", state.step) if self.world.leads else None)
         first, started = state.step, time.perf_counter()
         saved, last, anchors = started, self.until or self.steps, anchor_every(self.steps, LOG_EVERY)
         with self.bar(first, last) as bar:
@@ -104,17 +109,21 @@ class Run:
                 if state.step % LOG_EVERY == 0 or state.step == self.steps:
                     speed = (state.step - first) * self.plan.batch / (time.perf_counter() - started)
                     entry = log_entry(state, log, self.rate(state.step - 1), speed)
-                    append_log(self.folder / "log.jsonl", entry)
+                    self.world.require_alike(state.step, entry["weights"])
+                    if self.world.leads:
+                        append_log(self.folder / "log.jsonl", entry)
                     log.append(entry)
                     self.watch(entry)
                     text = f"loss {entry['loss']:.3f}, Dice {entry['dice']:.3f}, {entry['slices_per_second']:.0f} slices/s"
                     bar.set_postfix_str(text, refresh=False)
                 if state.step % anchors == 0 and state.step < last and self.gives_in:
                     self.keep(state, ANCHOR)
-                if stop.is_set() or time.perf_counter() - saved > 60 * self.checkpoint_minutes:
+                due = time.perf_counter() - saved > 60 * self.checkpoint_minutes
+                stopped, due = self.world.agree(stop.is_set(), due)
+                if stopped or due:
                     self.save(state, log, time.perf_counter() - saved)
                     saved = time.perf_counter()
-                    if stop.is_set():
+                    if stopped:
                         self.record.update(status="interrupted")
                         raise Interrupted
         if last == self.steps:
@@ -123,29 +132,24 @@ class Run:
     def bar(self, first: int, last: int) -> tqdm[Any]:
         """The progress bar: a terminal is redrawn, a log file gets a line now and then."""
         pause = 1.0 if sys.stderr.isatty() else 30.0
-        return tqdm(total=last, initial=first, disable=self.quiet, unit="step", mininterval=pause, maxinterval=pause)
+        silent = self.quiet or not self.world.leads
+        return tqdm(total=last, initial=first, disable=silent, unit="step", mininterval=pause, maxinterval=pause)
 
     def start(self) -> State:
         """The state to go on from: the newest that holds, or a fresh network drawn from the seed."""
         torch.manual_seed(self.key.seed)
-        network = placed(build_network(self.plan), self.device)
-        average = {name: value.detach().clone() for name, value in network.state_dict().items()}
-        layer = None
+        network, layer = build_network(self.plan), None
+        if self.world.size > 1:
+            share_batch_norm(network)
         if self.annotators:
             # Without a source that is the truth, a matrix for each pixel explains any heart (see annotators.py).
             local = bool((self.bank.annotator == TRUTH).any())
             layer = Annotators(len(self.annotators), len(self.plan.classes), self.recipe.annotator_start, local)
-            layer = layer.to(self.device)
-        optimiser = torch.optim.AdamW(
-            trained_together(network, layer).parameters(),
-            lr=self.plan.learning_rate,
-            weight_decay=self.recipe.weight_decay,
-            fused=True,
-        )
-        sums = torch.zeros(2 + 2 * (len(self.plan.classes) - 1), device=self.device)
-        state = State(network.train(), average, layer, optimiser, sums)
+        state = fresh(network, layer, self.plan, self.recipe.weight_decay, self.device)
         if found := held(self.folder, self.setbacks):
             state.load(self.folder / max(found, key=lambda name: found[name]))
+        if self.world.size > 1:
+            self.world.require_alike(state.step, checksum(state.trained))
         return state
 
     @property
@@ -184,9 +188,11 @@ class Run:
             if not is_out_of_memory(error):
                 raise
             told = (str(error) or type(error).__name__).splitlines()[0][:120]
-            raise Setback(f"memory ran out at step {state.step} ({told})", state.step, memory=True) from None
+            raise self.world.befallen(
+                Setback(f"memory ran out at step {state.step} ({told})", state.step, memory=True)
+            ) from None
         except IndexError as error:
-            raise Setback(f"step {state.step} failed ({error})", state.step) from None
+            raise self.world.befallen(Setback(f"step {state.step} failed ({error})", state.step)) from None
         if state.first is None and state.step == 0:
             state.first = float(state.sums[0])
         state.step += 1
@@ -199,10 +205,12 @@ class Run:
         Where the part of the run says so, the batch goes through the network in pieces, and their gradients are summed.
         """
         step, size = state.step, part_at(self.parts, state.step).micro_batch
-        batch = self.batch(step)
+        batch, rows = self.batch(step), self.world.rows(self.plan.batch)
         state.optimiser.zero_grad(set_to_none=True)
-        pieces = zip(*(whole.split(size) for whole in batch), strict=True)
+        pieces = zip(*(whole[rows].split(size) for whole in batch), strict=True)
         sums = torch.stack([self.piece(state, *piece) for piece in pieces]).sum(0)
+        if self.world.size > 1:
+            sums = add_gradients(list(state.trained.parameters()), sums)
         for group in state.optimiser.param_groups:
             group["lr"] = self.rate(step)
         nn.utils.clip_grad_norm_(state.trained.parameters(), self.recipe.clip)
@@ -253,19 +261,21 @@ class Run:
         """Save the state as ``name`` in the run's folder; raises :class:`Setback` if the last step has spoiled it."""
         if not all_finite(state.trained.state_dict()):
             raise Setback(f"the weights became infinite before step {state.step}", state.step)
-        state.save(self.folder / name, len(self.setbacks))
+        if self.world.leads:
+            state.save(self.folder / name, len(self.setbacks))
 
     def save(self, state: State, log: list[dict[str, Any]], seconds: float, final: bool = False) -> None:
         """Write the state, or the final weights, the record and the picture of the curves."""
-        if final:
-            if not all_finite(state.average):
-                raise Setback(f"the weights became infinite before step {state.step}", state.step)
-            if state.annotators is not None:
-                # Rows: what the network takes for the truth; columns: what the annotator called it.
-                matrices = state.annotators.confusions().cpu().numpy().round(4).tolist()
-                self.record.update(annotators=dict(zip(self.annotators, matrices, strict=True)))
-        else:
+        if not final:
             self.keep(state, STATE)
+        elif not all_finite(state.average):
+            raise Setback(f"the weights became infinite before step {state.step}", state.step)
+        if not self.world.leads:
+            return
+        if final and state.annotators is not None:
+            # Rows: what the network takes for the truth; columns: what the annotator called it.
+            matrices = state.annotators.confusions().cpu().numpy().round(4).tolist()
+            self.record.update(annotators=dict(zip(self.annotators, matrices, strict=True)))
         self.record.add_seconds("train", seconds)
         speed = log[-1]["slices_per_second"] if log else None
         self.record.update(step=state.step, slices_per_second=speed)

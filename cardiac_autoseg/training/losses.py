@@ -3,6 +3,10 @@
 Every loss takes logits (B, C, H, W), the target (B, H, W) int64 with values 0..C-1 (0 is background), and the
 progress of training in 0..1 (only ``boundary`` and ``gce`` use it), and returns a scalar. Half-precision logits are cast to
 float32 first. ``p`` below is the softmax of the logits, ``p_t`` its value for the target class.
+
+Where several processes share a batch, "the batch" of the overlap losses and of ``topk`` is that of all of them; means over
+pixels are over a process's own. Each process takes its share of the slices times its loss: these add up to the loss of the
+whole batch, and so do their gradients.
 """
 
 from __future__ import annotations
@@ -15,6 +19,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
+
+from cardiac_autoseg.training.collectives import joined, summed
 
 Loss = Callable[[Tensor, Tensor, float], Tensor]
 
@@ -74,7 +80,7 @@ def focal(logits: Tensor, target: Tensor, progress: float = 0.0, *, gamma: float
 
 def topk(logits: Tensor, target: Tensor, progress: float = 0.0, *, fraction: float = 0.1) -> Tensor:  # noqa: ARG001
     """Cross entropy of the hardest ``fraction`` of the batch's pixels (Wu 2016, arXiv 1605.06885), at least one pixel."""
-    cost = F.nll_loss(_log_softmax(logits), target, reduction="none").flatten()
+    cost = joined(F.nll_loss(_log_softmax(logits), target, reduction="none").flatten())
     return torch.topk(cost, max(1, round(fraction * cost.numel())), sorted=False).values.mean()
 
 
@@ -160,13 +166,13 @@ def _log_softmax(logits: Tensor) -> Tensor:
     return torch.log_softmax(logits if logits.dtype == torch.float64 else logits.float(), 1)
 
 
-def _sums(log_p: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _sums(log_p: Tensor, target: Tensor) -> tuple[Tensor, ...]:
     """Overlap, predicted and true pixel sums over the batch, each (C-1,) for the foreground classes."""
     probability = log_p[:, 1:].exp()
     foreground = torch.arange(1, log_p.shape[1], device=target.device)
     true = (target[:, None] == foreground[:, None, None]).to(log_p.dtype)
     pixels = (0, 2, 3)
-    return (probability * true).sum(pixels), probability.sum(pixels), true.sum(pixels)
+    return summed((probability * true).sum(pixels), probability.sum(pixels), true.sum(pixels))
 
 
 def _dice(log_p: Tensor, target: Tensor) -> Tensor:

@@ -36,6 +36,14 @@ class Record:
         spent[stage] = round(spent.get(stage, 0) + seconds, 2)
 
 
+class Unwritten(Record):
+    """The record as the processes of a training have it that do not write it."""
+
+    def update(self, **values: Any) -> None:
+        """Change some values."""
+        self.values |= values
+
+
 def open_record(folder: Path, identity: dict[str, Any]) -> Record:
     """The record in ``folder``, a new one if there is none.
 

@@ -71,6 +71,8 @@ def replay(workspace: Workspace, run: Recorded, scratch: Path, choice: Options, 
     """
     device = pick_device(choice.device or (run.values.get("hardware") or {}).get("device"))
     options = Options(steps=run.values["steps"], overrides=run.values["overrides"], reference=run.values.get("reference"))
+    if (processes := run.values.get("devices", 1)) != 1:
+        raise UserError(f"{run.folder} was trained by {processes} processes together: such runs cannot be replayed")
     ready = make_ready(workspace, run.key, options, report)
     _require_same(run, ready)
     parts = _parts(run, ready.plan.batch, choice.threads)

@@ -22,12 +22,13 @@ from cardiac_autoseg.files import write_json
 from cardiac_autoseg.preprocessing.store import PreprocessedStore
 from cardiac_autoseg.training.annotators import TRUTH
 from cardiac_autoseg.training.checkpoints import read_about
+from cardiac_autoseg.training.distributed import ALONE, World, leave, require_world
 from cardiac_autoseg.training.environment import environment, hardware
 from cardiac_autoseg.training.inputs import FoldCases
 from cardiac_autoseg.training.loop import Interrupted, Run
 from cardiac_autoseg.training.parts import Part, go_on, part_at, parts_of, to_json
 from cardiac_autoseg.training.ready import Options, Ready, make_ready
-from cardiac_autoseg.training.record import Record, locked, open_record
+from cardiac_autoseg.training.record import Record, Unwritten, locked, open_record
 from cardiac_autoseg.training.sampling import SliceBank, build_bank
 from cardiac_autoseg.training.state import ANCHOR, STATE, held
 from cardiac_autoseg.training.validation import is_whole_validation, validate
@@ -36,15 +37,24 @@ from cardiac_autoseg.workspace import RunKey, Workspace
 from planning.plan import Plan
 
 
-def train(workspace: Workspace, key: RunKey, options: Options, report: Callable[[str], None] = lambda _: None) -> Path:
+def train(
+    workspace: Workspace,
+    key: RunKey,
+    options: Options,
+    report: Callable[[str], None] = lambda _: None,
+    world: World = ALONE,
+) -> Path:
     """Train one fold for one or several label sources, predict and score its validation patients; returns the run's folder.
 
     Does nothing if the run is done, goes on exactly where it was if it was interrupted. Raises :class:`UserError` if
     something is missing or does not fit, or if training fails, :class:`Interrupted` after SIGTERM or SIGINT, with the state
     saved.
+
+    Of several processes (``world``) this is the first; what the others do is :func:`follow`.
     """
     folder = options.folder or workspace.run(key)
     ready = make_ready(workspace, key, options, report)
+    require_world(ready.plan, world)
     device = pick_device(options.device)
     with locked(folder):
         if options.restart:
@@ -56,6 +66,7 @@ def train(workspace: Workspace, key: RunKey, options: Options, report: Callable[
             # Records of before these were kept do not have them.
             same = all(record.values.get(name, value) == value for name, value in ready.judged.items())
             if same and _is_whole(folder, ready, record):
+                world.told()
                 report(f"already trained: {folder}; --restart trains it anew")
                 return folder
             why = "files were cut short or are gone" if same else "the patients or who they are scored against have changed"
@@ -63,14 +74,17 @@ def train(workspace: Workspace, key: RunKey, options: Options, report: Callable[
         for note in ready.notes:
             report(f"note: {note}")
         parts = settle(record, ready.plan, options.threads, device, report)
+        trained = (folder / "model.safetensors").is_file()
         write_json(folder / "plan.json", ready.plan.to_json())
         about = {"version": __version__, "hardware": hardware(device), "recipe": dataclasses.asdict(ready.recipe)}
         record.values.pop("error", None)
         record.update(status="running", pid=os.getpid(), subjects=ready.cases.subjects, **about)
-        record.update(parts=to_json(parts), notes=ready.notes)
+        record.update(parts=to_json(parts), notes=ready.notes, **({"devices": world.size} if world.size > 1 else {}))
         with interruptible() as stop:
-            if not (folder / "model.safetensors").is_file():
-                make_run(folder, key, ready, device, record, parts, options, report).loop(stop)
+            world.told(None if trained else record.values)
+            if not trained:
+                make_run(folder, key, ready, device, record, parts, options, report, world).loop(stop)
+            leave()
             started = time.perf_counter()
             record.update(status="validating")
             dice = validated(workspace, folder, ready, device, stop, report)
@@ -83,6 +97,22 @@ def train(workspace: Workspace, key: RunKey, options: Options, report: Callable[
             (folder / name).unlink(missing_ok=True)
         record.update(status="done", val_dice=dice, **ready.judged, pid=None)
     return folder
+
+
+def follow(workspace: Workspace, key: RunKey, options: Options, world: World) -> None:
+    """Make the steps of a training with its first process, which does all else; writes and tells nothing.
+
+    Raises as :func:`train`, and :class:`PeerLost` if the first process has ended.
+    """
+    values = world.told()  # only then it has prepared all that is read here
+    if values is None:
+        return
+    ready = make_ready(workspace, key, options, lambda _: None)
+    device = pick_device(options.device)
+    record = Unwritten(options.folder or workspace.run(key), values)
+    parts = parts_of(values, ready.plan.batch)
+    with interruptible() as stop:
+        make_run(record.folder, key, ready, device, record, parts, options, lambda _: None, world).loop(stop)
 
 
 def _is_whole(folder: Path, ready: Ready, record: Record) -> bool:
@@ -130,6 +160,7 @@ def make_run(
     parts: list[Part],
     options: Options,
     report: Callable[[str], None],
+    world: World = ALONE,
 ) -> Run:
     """The training loop of a run."""
     bank, annotators = fill_bank(ready.store, ready.cases, ready.plan, device)
@@ -137,7 +168,7 @@ def make_run(
     report(f"training on {len(ready.cases.trained)} cases{drawn}, {len(bank)} slices, {device}; run folder {folder}")
     steps, minutes = ready.identity["steps"], options.checkpoint_minutes
     made_of = (folder, ready.plan, key, ready.recipe, steps, device, bank, record, annotators)
-    return Run(*made_of, minutes, options.quiet, parts, report)
+    return Run(*made_of, minutes, options.quiet, parts, report, world=world)
 
 
 def validated(

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from cardiac_autoseg.training.annotators import Annotators
 from cardiac_autoseg.training.checkpoints import load_state, read_about, save_state
+from cardiac_autoseg.training.weights import placed
+from planning.plan import Plan
 
 STATE, ANCHOR = "state.safetensors", "anchor.safetensors"
 """The state to go on from after an interruption, saved by time; and the one to go back to after a setback, saved by steps:
@@ -49,6 +51,18 @@ class State:
         """Write everything that a training needs to go on exactly; ``setbacks``: how many it has had."""
         about = {"step": self.step, "first": self.first, "setbacks": setbacks}
         save_state(path, self.trained, self.average, self.optimiser, self.sums, about)
+
+
+def fresh(network: nn.Module, annotators: Annotators | None, plan: Plan, weight_decay: float, device: torch.device) -> State:
+    """The state before the first step, on ``device``."""
+    network = placed(network, device)
+    average = {name: value.detach().clone() for name, value in network.state_dict().items()}
+    layer = None if annotators is None else annotators.to(device)
+    optimiser = torch.optim.AdamW(
+        trained_together(network, layer).parameters(), lr=plan.learning_rate, weight_decay=weight_decay, fused=True
+    )
+    sums = torch.zeros(2 + 2 * (len(plan.classes) - 1), device=device)
+    return State(network.train(), average, layer, optimiser, sums)
 
 
 def trained_together(network: nn.Module, annotators: Annotators | None) -> nn.Module:

@@ -62,7 +62,7 @@ def test_plans_keep_their_budgets(architecture: str, target: str) -> None:
 def test_every_field_has_a_reason(architecture: str, target: str) -> None:
     for found in (fingerprint(), fingerprint(heart=None)):
         plan = make_plan(found, architecture, target)
-        fields = {field.name for field in dataclasses.fields(plan)} - {"network", "reasons", "format_version"}
+        fields = {field.name for field in dataclasses.fields(plan)} - {"network", "reasons", "format_version", "devices"}
         fields |= {field.name for field in dataclasses.fields(plan.network)}
         assert set(plan.reasons) == fields
         assert all(len(reason) > 5 for reason in plan.reasons.values())
@@ -74,6 +74,34 @@ def test_json_round_trip(architecture: str, target: str) -> None:
     again = Plan.from_json(json.loads(json.dumps(plan.to_json())))
     assert again == plan
     assert again.hash() == plan.hash()
+
+
+@pytest.mark.parametrize(("architecture", "target"), ALL)
+def test_devices_share_the_batch_and_change_nothing_else(architecture: str, target: str) -> None:
+    one, four = (make_plan(fingerprint(), architecture, target, devices=devices) for devices in (1, 4))
+    assert (four.batch, four.network) == (one.batch - one.batch % 4, one.network)
+    assert four.memory_bytes < one.memory_bytes
+    assert four.hash() != one.hash()
+    assert "devices" not in one.to_json() and "devices" not in one.reasons
+    assert four.to_json()["devices"] == 4 and "4 devices" in four.reasons["memory_bytes"]
+    assert Plan.from_json(json.loads(json.dumps(four.to_json()))) == four
+    assert "4 devices" in planner.describe_plan(four)
+
+
+def test_with_devices_a_batch_is_their_multiple_and_each_has_its_memory() -> None:
+    assert make_plan(fingerprint(), "unet", "cpu", devices=3).batch == 6
+    one, four = (make_plan(fingerprint(), "unet", "gpu", memory_gb=2.5, devices=devices) for devices in (1, 4))
+    assert four.batch > one.batch and four.batch % 4 == 0
+    with pytest.raises(ValueError, match="too small for 9 devices"):
+        make_plan(fingerprint(), "unet", "cpu", devices=9)
+
+
+def test_more_devices_than_slices_are_no_plan() -> None:
+    values = make_plan(fingerprint(), "unet", "cpu").to_json()
+    with pytest.raises(ValueError, match="smaller than its 9 devices"):
+        Plan.from_json({**values, "devices": 9})
+    with pytest.raises(ValueError, match="devices 0"):
+        Plan.from_json({**values, "devices": 0})
 
 
 def test_acdc_like_data_get_the_expected_plans() -> None:
