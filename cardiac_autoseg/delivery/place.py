@@ -101,7 +101,7 @@ class Place:
 
 @contextmanager
 def opened(output: AnyPath, cases: Sequence[str], report: Callable[[str], None]) -> Iterator[Place]:
-    """The folder ``output`` for results of ``cases``, while no other process has it; that of a remote one is up to the user.
+    """The folder ``output`` for results of ``cases``, held against other processes if it is local.
 
     Errors about the likeness are told as being about the folder.
     """

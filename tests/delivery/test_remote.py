@@ -146,7 +146,7 @@ def local_files(folder: Path) -> dict[str, bytes]:
 def test_results_are_those_of_local_folders(tmp_path: Path, store: Store, tree: Path, small_bundle: Path) -> None:
     store.put(tree)
     names = ("scans/*.nii.gz", "studies/one", "study_Erika-Mustermann.zip")
-    options = ("--model", small_bundle, "--slicer", "--save-probabilities")
+    options = ("--model", small_bundle, "--slicer", "--save-probabilities", "--fast")
     local, given = tmp_path / "results", [tmp_path / "which.csv", tmp_path / "which_remote.csv"]
     assert run("-i", *(tree / name for name in names), "-o", local, *options, "--names", given[0]) == 0
     remote = [f"s3://bucket/{name}" for name in names]
@@ -403,7 +403,7 @@ def test_few_scans_lie_here_at_a_time(
         most.append(sum(1 for path in Path(tempfile.gettempdir()).iterdir() if ".scan." in path.name))
 
     monkeypatch.setattr(RemotePath, "get", counted)
-    assert run("-i", "memory://many/*", "-o", "memory://out", "--model", small_bundle, "--labels-only") == 0
+    assert run("-i", "memory://many/*", "-o", "memory://out", "--model", small_bundle, "--labels-only", "--fast") == 0
     assert 1 <= max(most) <= 4
     assert len([name for name in memory.store if name.startswith("/out/") and name.endswith(".nii.gz")]) == 7
     memory.store.clear()
