@@ -207,7 +207,7 @@ def _stop_all(progress: Progress) -> None:
         process.stop()
     # One that is out of reach is not waited for without end: it is killed over there.
     limit = time.monotonic() + PATIENCE + LOOK_AGAIN
-    while any([process.poll() is None for process in processes]) and time.monotonic() < limit:
+    while any(process.poll() is None for process in processes) and time.monotonic() < limit:
         time.sleep(0.05)
     for work in progress.active:
         work.claim.release()
