@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from cardiac_autoseg.scale.execute import Progress, Work
     from cardiac_autoseg.scale.matrix import Job
 
-WORDS = {"elsewhere": "being trained by another process", "again": "failed, tried once more"}
+WORDS = {"elsewhere": "being trained by another process", "again": "failed, to be tried again"}
 """What is said of an event whose name does not tell."""
 SUMMARY_SECONDS = 180.0
 """Seconds between two summaries in a log."""

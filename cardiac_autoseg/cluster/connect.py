@@ -35,6 +35,7 @@ def connected(address: str) -> Iterator[Any]:
     try:
         if address != "auto":
             _require_answer(address)
+        _silence(ray)
         ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="error")
     except (OSError, RuntimeError, ValueError) as error:
         told = str(error).strip().splitlines()[:1] or [type(error).__name__]
@@ -55,3 +56,10 @@ def _require_answer(address: str) -> None:
         raise ValueError("an address is HOST:PORT")
     with socket.create_connection((host.strip("[]"), int(port)), timeout=10):
         pass
+
+
+def _silence(ray: Any) -> None:
+    """Keep Ray from printing what befell its workers onto standard output, which may be JSON: who started the work is told
+    by an exception, and says so. Ray has no option for it.
+    """
+    ray._private.worker.print_to_stdstream = lambda *_, **__: None

@@ -15,9 +15,10 @@ from typing import Any
 from cardiac_autoseg import __version__
 from cardiac_autoseg.cluster.room import GPU_USABLE, Need, Node, Room, cpu_room, gpu_room, need_of
 from cardiac_autoseg.errors import UserError
+from cardiac_autoseg.report.runs import CONSOLE
 from cardiac_autoseg.scale.devices import Slot, training_bytes
 from cardiac_autoseg.scale.matrix import Job
-from cardiac_autoseg.scale.processes import LOST, Machines, meaning, run_to_end
+from cardiac_autoseg.scale.processes import LOST, NOT_BEGUN, Machines, meaning, run_to_end
 from planning.plan import Plan
 
 ATTEMPTS = 2
@@ -55,16 +56,23 @@ def run_on_node(words: list[str], folder: str) -> int:
 class Task:
     """A command that runs as a Ray task, as :class:`cardiac_autoseg.scale.processes.Process` wants it."""
 
-    def __init__(self, ray: Any, reference: Any, node: str) -> None:
-        self._ray, self._reference, self._node = ray, reference, node
+    def __init__(self, ray: Any, start: Callable[[], Any], node: str, console: Path, lost: Callable[[bool], None]) -> None:
+        """``start`` starts it; ``console`` is the log that it appends to, if it begins; ``lost`` is told when the worker is,
+        and whether the node as well.
+        """
+        self._ray, self._node, self._console, self._lost = ray, node, console, lost
+        self._length = _length(console)
+        self._reference = start()
         self._stopped = False
         self._code: int | None = None
         self._why = ""
 
     def poll(self) -> int | None:
-        """The exit code; :data:`LOST` if the worker or its node is."""
+        """The exit code; :data:`LOST` if the worker or its node is, :data:`NOT_BEGUN` if the node was before."""
         if self._code is None and self._ray.wait([self._reference], timeout=0)[0]:
             self._code, self._why = self._outcome()
+            if self._code == LOST:
+                self._lost(False)
         return self._code
 
     def stop(self) -> None:
@@ -88,7 +96,8 @@ class Task:
         except errors.OutOfMemoryError:
             return LOST, f"the node {self._node} ran out of memory, and Ray ended the run there"
         except (errors.NodeDiedError, errors.TaskUnschedulableError):
-            return LOST, f"the node {self._node} was lost"
+            self._lost(True)
+            return (NOT_BEGUN if _length(self._console) == self._length else LOST), f"the node {self._node} was lost"
         except errors.WorkerCrashedError:
             return LOST, f"its worker process on {self._node} was killed"
         except errors.RayTaskError as error:
@@ -116,6 +125,7 @@ class Nodes:
         self._asked: dict[str, Any] = {}
         self._known: dict[str, Node] = {}
         self._rooms: dict[str, Room] = {}
+        self._dead: set[str] = set()
         self._looked = -math.inf
         self._slots: tuple[Slot, ...] = ()
         self._meet(ANSWER_SECONDS)
@@ -149,7 +159,13 @@ class Nodes:
             memory=int(training_bytes(self._plans[job.key.architecture])),
             **self._on(node.id),
         )
-        return Task(self._ray, task.remote(command[1:], str(job.folder)), slot.node)
+
+        def lost(node_too: bool) -> None:
+            # The list of nodes lags behind.
+            self._dead |= {node.id} if node_too else set()
+            self._looked = -math.inf
+
+        return Task(self._ray, lambda: task.remote(command[1:], str(job.folder)), slot.node, job.folder / CONSOLE, lost)
 
     def _on(self, id: str) -> dict[str, Any]:
         """Options of a task that runs on this node or not at all."""
@@ -158,7 +174,8 @@ class Nodes:
 
     def _meet(self, seconds: float) -> list[str]:
         """The nodes that are there; new ones are asked what they have, and waited for as long as this."""
-        alive = {node["NodeID"]: node for node in self._ray.nodes() if node["Alive"]}
+        nodes = self._ray.nodes()
+        alive = {node["NodeID"]: node for node in nodes if node["Alive"] and node["NodeID"] not in self._dead}
         for id, told in alive.items():
             if id not in self._asked and id not in self._known and told["Resources"].get("CPU", 0) >= 1:
                 task = self._ask.options(num_cpus=0, **self._on(id))
@@ -233,6 +250,14 @@ def _unfit(answer: Mapping[str, Any], root: Path) -> str:
     if answer["version"] != __version__:
         return f"it has cardiac_autoseg {answer['version']}, and this machine {__version__}"
     return ""
+
+
+def _length(path: Path) -> int:
+    """Bytes of a file, 0 where there is none."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _first_line(error: BaseException) -> str:

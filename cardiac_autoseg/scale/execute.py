@@ -18,7 +18,7 @@ from cardiac_autoseg.locks import Lock, is_held, try_lock
 from cardiac_autoseg.report.runs import console_tail
 from cardiac_autoseg.scale.devices import Slot
 from cardiac_autoseg.scale.matrix import CLAIM, Job, Matrix
-from cardiac_autoseg.scale.processes import LOST, PATIENCE, Machines, Process
+from cardiac_autoseg.scale.processes import LOST, NOT_BEGUN, PATIENCE, Machines, Process
 from cardiac_autoseg.training.record import Record, locked
 from cardiac_autoseg.versions import require_run_version
 from cardiac_autoseg.workspace import Workspace
@@ -174,9 +174,9 @@ def _advance(progress: Progress, work: Work, machines: Machines, look: Look, rep
         report("elsewhere", now, "")
         return
     text = _reason(work.process.why() if work.process else "", now.folder)
-    if code != 130:
+    if code not in (130, NOT_BEGUN):
         _mark_failed(now.folder, text)
-    progress.failures[now.name] += 1
+    progress.failures[now.name] += code != NOT_BEGUN
     if progress.failures[now.name] >= machines.attempts:
         progress.failed.append((now, text))
         report("failed", now, text)

@@ -23,6 +23,8 @@ PATIENCE = 120.0
 """Seconds that a training which was asked to stop has for saving its state, before it is killed."""
 LOST = 256
 """In place of an exit code, which it cannot be: nobody knows how the process ended, or whether it has."""
+NOT_BEGUN = 257
+"""The same for a process whose machine was gone before it began."""
 PR_SET_PDEATHSIG = 1
 
 
@@ -30,7 +32,7 @@ class Process(Protocol):
     """A command under way, on this machine or another."""
 
     def poll(self) -> int | None:
-        """Its exit code, None while it runs; -N: killed by the signal N, :data:`LOST`: out of reach."""
+        """Its exit code, None while it runs; -N: killed by the signal N, :data:`LOST`: out of reach; :data:`NOT_BEGUN`."""
 
     def stop(self) -> None:
         """Ask it to save its state and end; after :data:`PATIENCE` it is killed."""

@@ -72,6 +72,7 @@ def machines(plan: Plan, workspace: Workspace) -> Iterator[Callable[..., Machine
     with ExitStack() as stack:
 
         def make(cluster: Any, runs: int = 100, devices: str = "auto", **options: Any) -> Machines:
+            stack.close()
             ray = stack.enter_context(connected(cluster.address))
             return cluster_machines(ray, workspace.root, {"unet": plan}, runs, devices, **options)
 
