@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -13,44 +11,21 @@ from pathlib import Path
 from typing import Any
 
 from cardiac_autoseg import __version__
+from cardiac_autoseg.cluster.node import ANSWER_SECONDS, describe, run_on_node
 from cardiac_autoseg.cluster.room import GPU_USABLE, Need, Node, Room, cpu_room, gpu_room, need_of
 from cardiac_autoseg.errors import UserError
 from cardiac_autoseg.report.runs import CONSOLE
 from cardiac_autoseg.scale.devices import Slot, training_bytes
 from cardiac_autoseg.scale.matrix import Job
-from cardiac_autoseg.scale.processes import LOST, NOT_BEGUN, Machines, meaning, run_to_end
+from cardiac_autoseg.scale.processes import LOST, NOT_BEGUN, Machines, meaning
 from planning.plan import Plan
 
 ATTEMPTS = 2
 """How often a run that fails is tried."""
 LOOK_AGAIN = 5.0
 """Seconds between two looks at which nodes there are."""
-ANSWER_SECONDS = 120.0
-"""Seconds that the nodes have at the start for saying what they have."""
 SAVES_ITSELF = {"env_vars": {"RAY_kill_child_processes_on_worker_exit": "0"}}
 """A worker that ends would else kill its training at once, before that has saved its state."""
-GPU_BYTES = (
-    "import torch; count = torch.cuda.device_count();"
-    " print(min((torch.cuda.get_device_properties(n).total_memory for n in range(count)), default=0))"
-)
-
-
-def describe(root: str, gpus: bool) -> dict[str, Any]:
-    """What a node says of itself; runs there."""
-    memory = 0
-    if gpus:
-        # In a process of its own, as Ray hides the GPUs from a task that asked for none.
-        command = [sys.executable, "-c", f"import os; os.environ.pop('CUDA_VISIBLE_DEVICES', None); {GPU_BYTES}"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=ANSWER_SECONDS)
-        memory = int(done.stdout) if done.stdout.strip().isdigit() else 0
-    return {"version": __version__, "sees": (Path(root) / "dataset.json").is_file(), "gpu_memory": memory}
-
-
-def run_on_node(words: list[str], folder: str) -> int:
-    """Run a command with this node's Python, its output in the console log of the run; runs on a node."""
-    if not Path(folder).is_dir():
-        raise UserError(f"{folder} is not there on this node: the workspace must lie on a file system that all nodes share")
-    return run_to_end([sys.executable, *words], Path(folder))
 
 
 class Task:

@@ -13,11 +13,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from cardiac_autoseg.report.runs import CONSOLE
-from cardiac_autoseg.scale.devices import Slot
-from cardiac_autoseg.scale.matrix import Job
+
+if TYPE_CHECKING:  # The rest is imported by the workers of a cluster, which have no use for torch.
+    from cardiac_autoseg.scale.devices import Slot
+    from cardiac_autoseg.scale.matrix import Job
 
 PATIENCE = 120.0
 """Seconds that a training which was asked to stop has for saving its state, before it is killed."""
