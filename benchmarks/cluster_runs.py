@@ -3,8 +3,8 @@
     python benchmarks/cluster_runs.py [--steps 20] [--quick] [--folder DIR]
 
 On phantom data, on a Ray cluster of two nodes of one core on 127.0.0.1 (and a third, to be lost). One after the other the
-worker process of a training is killed, the third node is removed, and the driver is killed (kill -9) and started again. In the
-end every run must be done, none trained twice, with the weights of a plain ``cas_run``. Writes results/cluster_runs.md.
+worker process of a training is killed, the third node is removed, and the driver is killed (kill -9) and started again. In
+the end every run must be done, none trained twice, with the weights of a plain ``cas_run``. Writes results/cluster_runs.md.
 """
 
 from __future__ import annotations
@@ -215,7 +215,7 @@ def write(values: argparse.Namespace, told: list[str], output: str, rows: list[t
         "",
         f"`{command}`, {date.today()}, {machine()}, Ray {ray.__version__}, torch {torch.__version__}.",
         "",
-        "Two nodes of one core on 127.0.0.1, and a third that is lost on the way. A training's worker is killed (kill -9), then",
+        "Two nodes of one core on 127.0.0.1, and a third to be lost. First a training's worker is killed (kill -9), then",
         "the third node is removed with a run on it, then the driver is killed (kill -9) and started again.",
         "",
         *(f"* {line}" for line in told),

@@ -12,10 +12,10 @@ from typing import Any
 
 from cardiac_autoseg import __version__
 from cardiac_autoseg.cluster.node import ANSWER_SECONDS, describe, run_on_node
-from cardiac_autoseg.cluster.room import GPU_USABLE, Need, Node, Room, cpu_room, gpu_room, need_of
+from cardiac_autoseg.cluster.room import GPU_USABLE, Need, Node, Room, cpu_room, gpu_room, memory_of, need_of
 from cardiac_autoseg.errors import UserError
 from cardiac_autoseg.report.runs import CONSOLE
-from cardiac_autoseg.scale.devices import Slot, training_bytes
+from cardiac_autoseg.scale.devices import Slot
 from cardiac_autoseg.scale.matrix import Job
 from cardiac_autoseg.scale.processes import LOST, NOT_BEGUN, Machines, meaning
 from planning.plan import Plan
@@ -127,11 +127,12 @@ class Nodes:
     def start(self, job: Job, slot: Slot, command: list[str]) -> Task:
         """Start a command on the slot's node, as soon as what else runs there leaves room."""
         node = next(node for node in self._known.values() if node.name == slot.node)
+        room = self._rooms[slot.node]
         task = self._ray.remote(run_on_node).options(
             name=job.name,
-            num_cpus=slot.threads,
-            num_gpus=self._rooms[slot.node].gpus,
-            memory=int(training_bytes(self._plans[job.key.architecture])),
+            num_cpus=room.cores,
+            num_gpus=room.gpus,
+            memory=int(memory_of(self._plans[job.key.architecture])),
             **self._on(node.id),
         )
 
@@ -184,10 +185,9 @@ class Nodes:
     def _too_small(self) -> str:
         """Why no run can be placed, in words."""
         need = self._need
-        gpus = f", {need.gpus} GPU(s) with {need.gpu_memory / GPU_USABLE / 1e9:.1f} GB each" if self._gpus else ""
-        text = (
-            f"no run fits on the cluster: one needs {need.threads or 1} core(s), {need.memory / 1e9:.1f} GB of memory{gpus}"
-        )
+        gpus = f", {need.devices} GPU(s) with {need.gpu_memory / GPU_USABLE / 1e9:.1f} GB each" if self._gpus else ""
+        cores = (need.threads or 1) * need.devices
+        text = f"no run fits on the cluster: one needs {cores} core(s), {need.memory / 1e9:.1f} GB of memory{gpus}"
         if not self._known:
             return f"{text}; no node of it can be used"
         largest = max(self._known.values(), key=lambda node: (bool(node.gpu_memory), node.memory, node.cpus))
@@ -212,7 +212,7 @@ def cluster_machines(
     ``devices`` is "auto" (the GPUs, where there are any) or "cpu"; ``jobs`` bounds the runs at once; ``report`` is told
     which nodes cannot be used. Raises :class:`UserError` where no node has room for a run.
     """
-    nodes = Nodes(ray, root, plans, need_of(plans, min(runs, jobs or runs), threads), devices, jobs, report, ask)
+    nodes = Nodes(ray, root, plans, need_of(plans, max(1, min(runs, jobs or runs)), threads), devices, jobs, report, ask)
     return Machines(nodes.slots, nodes.start, ATTEMPTS)
 
 

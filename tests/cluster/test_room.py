@@ -13,8 +13,8 @@ def node(cpus: int = 16, memory: float = 64 * GB, gpus: int = 0, gpu_memory: flo
     return Node("id", "node", cpus, memory, gpus, int(gpu_memory))
 
 
-def need(memory: float = 4 * GB, gpu: float = 8 * GB, gpus: int = 1, threads: int | None = None, runs: int = 100) -> Need:
-    return Need(memory, gpu, gpus, threads, runs)
+def need(memory: float = 4 * GB, gpu: float = 8 * GB, devices: int = 1, threads: int | None = None, runs: int = 100) -> Need:
+    return Need(memory, gpu, devices, threads, runs)
 
 
 def test_a_cpu_node_is_filled_up_to_its_cores_or_its_memory() -> None:
@@ -22,6 +22,7 @@ def test_a_cpu_node_is_filled_up_to_its_cores_or_its_memory() -> None:
     assert cpu_room(node(memory=10 * GB), need()).count == 2
     assert cpu_room(node(), need(threads=5)).count == 3
     assert cpu_room(node(cpus=4), need(threads=5)).count == 0
+    assert cpu_room(node(), need(threads=2, devices=4)).count == 2
 
 
 @pytest.mark.parametrize("most", range(1, 41))
@@ -52,9 +53,10 @@ def test_cores_and_memory_bound_what_shares_gpus() -> None:
 
 
 def test_a_run_that_needs_several_gpus_has_them_whole() -> None:
-    room = gpu_room(node(gpus=5, gpu_memory=80 * GB), need(gpus=2), 5)
-    assert (room.count, room.gpus) == (2, 2)
-    assert gpu_room(node(gpus=1, gpu_memory=80 * GB), need(gpus=2), 1).count == 0
+    room = gpu_room(node(gpus=5, gpu_memory=80 * GB), need(devices=2), 5)
+    assert (room.count, room.gpus, room.cores) == (2, 2, 2 * room.threads)
+    assert room.count * room.cores <= 16
+    assert gpu_room(node(gpus=1, gpu_memory=80 * GB), need(devices=2), 1).count == 0
 
 
 def test_a_gpu_that_is_too_small_or_unusable_has_no_room() -> None:

@@ -271,6 +271,8 @@ def test_runs_share_a_gpu(make_cluster: Any, plan: Plan, workspace: Workspace, m
     assert len(running.end().done) == 5
     assert running.most == 3
     assert {line.split()[1] for job in jobs for line in starts(job)} == {"0"}
+    # Where nothing is left to run, too.
+    assert len(machines(cluster, runs=0, ask=ask).slots()) == 1
     # One that torch there cannot use does not count, nor does any with --devices cpu.
     assert {slot.device for slot in machines(cluster).slots()} == {"cpu"}
     assert {slot.device for slot in machines(cluster, devices="cpu", ask=ask).slots()} == {"cpu"}
