@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from cardiac_autoseg.cli import common
 
 if TYPE_CHECKING:
-    from cardiac_autoseg.scale.devices import Slot
     from cardiac_autoseg.scale.estimate import Speed
     from cardiac_autoseg.scale.execute import Progress
     from cardiac_autoseg.scale.matrix import Job, Matrix
+    from cardiac_autoseg.scale.processes import Machines
     from cardiac_autoseg.workspace import Workspace
     from planning.plan import Plan
 
@@ -45,8 +46,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="train each source on that many subjects of each fold as well",
     )
     add("--devices", default="auto", help="cpu, or GPUs such as cuda:0,cuda:1; auto: every GPU, else the CPU")
-    add("--jobs", type=common.at_least(1), help="processes at once (default: one per GPU, or per core of a CPU)")
+    add(
+        "--jobs",
+        type=common.at_least(1),
+        help="processes at once (default: one per GPU, or per core; on a cluster what fits)",
+    )
     add("--threads", type=common.at_least(1), help="CPU threads of each process (default: the cores shared out among them)")
+    add("--cluster", metavar="ADDRESS", help="run on a Ray cluster: auto (the one this machine belongs to) or HOST:PORT")
     add("--dry-run", action="store_true", help="show the plan and the expected time, start nothing")
     add("--print-commands", action="store_true", help="print a command line for each missing run, for any scheduler")
     add("--json", action="store_true", help="print runs and outcome as JSON; progress goes to stderr")
@@ -60,13 +66,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _work(values: argparse.Namespace) -> int:
     from cardiac_autoseg.cli.train import parse_override
-    from cardiac_autoseg.scale.devices import make_slots, require_devices, resolve_devices
-    from cardiac_autoseg.scale.estimate import find_speed
+    from cardiac_autoseg.errors import UserError
     from cardiac_autoseg.scale.execute import clear_claims
     from cardiac_autoseg.scale.matrix import list_jobs, make_matrix
-    from cardiac_autoseg.training.inputs import load_plan, load_splits
+    from cardiac_autoseg.training.inputs import load_plan
     from cardiac_autoseg.workspace import find_workspace
 
+    if values.cluster and values.print_commands:
+        raise UserError("--print-commands is for another scheduler: leave out --cluster")
+    if values.cluster and values.devices not in ("auto", "cpu"):
+        raise UserError(f"--devices {values.devices}: on a cluster Ray deals out the GPUs; give auto or cpu")
     workspace = find_workspace(values.workspace)
     matrix = make_matrix(
         workspace,
@@ -85,28 +94,64 @@ def _work(values: argparse.Namespace) -> int:
     if values.print_commands:
         return _print_commands(workspace, matrix, jobs)
     clear_claims(jobs)
-    devices = resolve_devices(values.devices)
     plans = {name: load_plan(workspace, name) for name in matrix.architectures}
-    missing = sum(job.state != "done" for job in jobs)
-    slots = make_slots(devices, values.jobs, missing, list(plans.values()), values.threads)
-    splits = load_splits(workspace)
+    with _machines(values, workspace, plans, sum(job.state != "done" for job in jobs)) as machines:
+        return _run_on(machines, values, workspace, matrix, jobs, plans)
+
+
+@contextmanager
+def _machines(values: argparse.Namespace, workspace: Workspace, plans: dict[str, Plan], missing: int) -> Iterator[Machines]:
+    """Where the runs take place: here, or on a cluster."""
+    from cardiac_autoseg.scale.devices import make_slots, resolve_devices
+    from cardiac_autoseg.scale.processes import this_machine
+
+    if not values.cluster:
+        devices = resolve_devices(values.devices)
+        yield this_machine(make_slots(devices, values.jobs, missing, list(plans.values()), values.threads))
+        return
+    from cardiac_autoseg.cluster.connect import connected
+    from cardiac_autoseg.cluster.runs import cluster_machines
+
+    with connected(values.cluster) as ray:
+        yield cluster_machines(ray, workspace.root, plans, missing, values.devices, values.jobs, values.threads, common.tell)
+
+
+def _run_on(
+    machines: Machines,
+    values: argparse.Namespace,
+    workspace: Workspace,
+    matrix: Matrix,
+    jobs: list[Job],
+    plans: dict[str, Plan],
+) -> int:
+    """Show the plan, run what is missing, say how it ended; the exit code."""
+    from cardiac_autoseg.cli.run_plan import print_json, print_plan
+    from cardiac_autoseg.scale.devices import require_devices, resolve_devices
+    from cardiac_autoseg.scale.estimate import find_speed
+    from cardiac_autoseg.scale.matrix import list_jobs
+    from cardiac_autoseg.training.inputs import load_splits
+
+    slots, splits = machines.slots(), load_splits(workspace)
+    missing = {job.key.architecture for job in jobs if job.state != "done"}
     speeds = {
-        name: find_speed(workspace, plan, splits, slots[0])
+        # This machine's speed is none of a node's.
+        name: find_speed(workspace, plan, splits, slots[0], measure=not values.cluster)
         for name, plan in plans.items()
-        if any(job.key.architecture == name and job.state != "done" for job in jobs)
+        if name in missing
     }
     out = sys.stderr if values.json else sys.stdout
-    _print_plan(workspace, jobs, plans, slots, speeds, out)
+    print_plan(workspace, jobs, plans, slots, speeds, out)
     if values.dry_run or not missing:
         if values.json:
-            _print_json(workspace, jobs, plans, speeds, {})
+            print_json(workspace, jobs, plans, speeds, {})
         return common.OK
-    require_devices(devices)
+    if not values.cluster:
+        require_devices(resolve_devices(values.devices))
     _declare_margins(workspace, out)
-    progress = _run(workspace, matrix, jobs, slots, plans, speeds, out)
+    progress = _run(workspace, matrix, jobs, machines, plans, speeds, out)
     if values.json:
         errors = {job.name: text for job, text in progress.failed}
-        _print_json(workspace, list_jobs(workspace, matrix), plans, speeds, errors)
+        print_json(workspace, list_jobs(workspace, matrix), plans, speeds, errors)
     return _summary(progress, out)
 
 
@@ -114,7 +159,7 @@ def _run(
     workspace: Workspace,
     matrix: Matrix,
     jobs: list[Job],
-    slots: tuple[Slot, ...],
+    machines: Machines,
     plans: dict[str, Plan],
     speeds: dict[str, Speed],
     out: Any,
@@ -129,62 +174,11 @@ def _run(
         return find_job(workspace, job.key, job.steps, matrix.reference, claimed)
 
     batches = {name: plan.batch for name, plan in plans.items()}
-    table = Table(out, len(slots), batches, speeds, done=sum(job.state == "done" for job in jobs))
+    table = Table(out, batches, speeds, done=sum(job.state == "done" for job in jobs))
     with interruptible() as stop:
-        progress = execute(jobs, slots, job_commands(workspace, matrix), look, stop, table.event, table.update)
+        progress = execute(jobs, machines, job_commands(workspace, matrix), look, stop, table.event, table.update)
     table.close()
     return progress
-
-
-def _print_plan(
-    workspace: Workspace,
-    jobs: list[Job],
-    plans: dict[str, Plan],
-    slots: tuple[Slot, ...],
-    speeds: dict[str, Speed],
-    out: Any,
-) -> None:
-    from collections import Counter
-
-    from cardiac_autoseg.cli.run_table import duration
-    from cardiac_autoseg.scale.estimate import wall_seconds
-
-    print(f"workspace  {workspace.root}", file=out)
-    states = ("done", "elsewhere", "interrupted", "failed", "missing")
-    rows: list[tuple[str, ...]] = [("architecture", "source", "loss", "runs", *states, "steps")]
-    for name, gt, loss in dict.fromkeys((job.key.architecture, job.key.gt, job.key.loss) for job in jobs):
-        own = [job for job in jobs if (job.key.architecture, job.key.gt, job.key.loss) == (name, gt, loss)]
-        counts = Counter(job.state for job in own)
-        steps = f"{own[0].steps} of {plans[name].batch} slices"
-        rows.append((name, gt, loss, str(len(own)), *(str(counts[state] or "-") for state in states), steps))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        cells = (
-            cell.ljust(width) if column < 3 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        print("  " + "  ".join(cells).rstrip(), file=out)
-    counts = Counter(job.state for job in jobs)
-    listed = ", ".join(f"{counts[state]} {state}" for state in states if counts[state])
-    print(f"{len(jobs)} runs: {listed}", file=out)
-    left = [job for job in jobs if job.state != "done"]
-    if not left:
-        return
-    for name, speed in speeds.items():
-        whole = max(job.steps for job in jobs if job.key.architecture == name) * plans[name].batch / speed.slices_per_second
-        print(
-            f"  {name}: {speed.slices_per_second:.0f} slices/s ({speed.origin}), {duration(whole)} of training and"
-            f" {duration(speed.validation)} of validation a run",
-            file=out,
-        )
-    seconds = [speeds[job.key.architecture].seconds(job, plans[job.key.architecture].batch) for job in left]
-    where = ", ".join(dict.fromkeys(slot.device for slot in slots))
-    print(
-        f"expected time: {duration(wall_seconds(seconds, len(slots)))} with {len(slots)} process(es) on {where},"
-        f" {slots[0].threads} thread(s) each ({duration(sum(seconds))} of work)",
-        file=out,
-        flush=True,
-    )
 
 
 def _print_commands(workspace: Workspace, matrix: Matrix, jobs: list[Job]) -> int:
@@ -207,30 +201,6 @@ def _declare_margins(workspace: Workspace, out: Any) -> None:
     margins = declare(workspace.margins)
     listed = ", ".join(f"{name} {value:g}" for name, value in margins.values.items())
     print(f"equivalence margins declared {margins.declared} in {workspace.margins}: {listed}", file=out, flush=True)
-
-
-def _print_json(
-    workspace: Workspace, jobs: list[Job], plans: dict[str, Plan], speeds: dict[str, Speed], errors: dict[str, str]
-) -> None:
-    import dataclasses
-    import json
-
-    runs = []
-    for job in jobs:
-        speed = speeds.get(job.key.architecture)
-        seconds = speed.seconds(job, plans[job.key.architecture].batch) if speed else 0.0
-        runs.append(
-            {
-                **dataclasses.asdict(job.key),
-                "state": job.state,
-                "step": job.step,
-                "steps": job.steps,
-                "expected_seconds": round(seconds, 1),
-                "error": errors.get(job.name),
-                "folder": str(job.folder),
-            }
-        )
-    print(json.dumps({"workspace": str(workspace.root), "runs": runs}, indent=1))
 
 
 def _summary(progress: Progress, out: Any) -> int:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from cardiac_autoseg.scale.execute import Progress, Work
     from cardiac_autoseg.scale.matrix import Job
 
+WORDS = {"elsewhere": "being trained by another process", "again": "failed, to be tried again"}
+"""What is said of an event whose name does not tell."""
 SUMMARY_SECONDS = 180.0
 """Seconds between two summaries in a log."""
 
@@ -31,8 +33,8 @@ def duration(seconds: float) -> str:
 class Table:
     """What is shown while the runs go on. ``speeds`` and ``batches`` are per architecture; ``done`` were so at the start."""
 
-    def __init__(self, out: TextIO, slots: int, batches: Mapping[str, int], speeds: Mapping[str, Speed], done: int) -> None:
-        self.out, self.slots, self.batches, self.done = out, slots, batches, done
+    def __init__(self, out: TextIO, batches: Mapping[str, int], speeds: Mapping[str, Speed], done: int) -> None:
+        self.out, self.batches, self.done = out, batches, done
         self.speeds = dict(speeds)
         self.live = out.isatty()
         self.drawn = 0
@@ -42,7 +44,7 @@ class Table:
         """Something happened to a run: a line that stays."""
         self._erase()
         clock = datetime.now().strftime("%H:%M:%S")
-        text = "being trained by another process" if what == "elsewhere" else what
+        text = WORDS.get(what, what)
         first, *others = details.splitlines() or [""]
         print(f"{clock}  {text:<8}  {job.name}" + (f"  {first}" if first else ""), file=self.out, flush=True)
         for line in others:
@@ -89,7 +91,7 @@ class Table:
         if step >= job.steps:
             details = "validating"
         share = f"{100 * step / job.steps:3.0f} %"
-        text = f"  {work.slot.device:<7} {job.name}  {share} of {job.steps}  {duration(left)} left  {details}"
+        text = f"  {work.slot.place:<7} {job.name}  {share} of {job.steps}  {duration(left)} left  {details}"
         return text, left
 
     def _summary(self, progress: Progress, under_way: list[float]) -> str:
@@ -98,7 +100,7 @@ class Table:
         waiting = [
             self.speeds[job.key.architecture].seconds(job, self.batches[job.key.architecture]) for job in progress.queue
         ]
-        left = duration(wall_seconds(waiting, self.slots, under_way))
+        left = duration(wall_seconds(waiting, max(1, progress.slots), under_way))
         words = [
             f"{self.done + len(progress.done)} done",
             f"{len(progress.active)} running",
@@ -106,4 +108,5 @@ class Table:
         ]
         words += [f"{len(progress.failed)} failed"] if progress.failed else []
         words += [f"{len(progress.elsewhere)} run by another process"] if progress.elsewhere else []
+        words += ["no machine to run on, waiting for one"] if not progress.slots else []
         return f"{', '.join(words)}; about {left} left"

@@ -30,6 +30,7 @@ def connected(address: str) -> Iterator[Any]:
         # Ray itself would look for minutes.
         local = _require_answer(found)
         ray = _import_ray(local)
+        _silence(ray)
         ray.init(address=found, namespace=NAMESPACE, log_to_driver=False, logging_level="error")
     except (OSError, RuntimeError, ValueError) as error:
         told = str(error).strip().splitlines()[:1] or [type(error).__name__]
@@ -92,3 +93,10 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _silence(ray: Any) -> None:
+    """Keep Ray from printing what befell its workers onto standard output, which may be JSON: who started the work is told
+    by an exception, and says so. Ray has no option for it.
+    """
+    ray._private.worker.print_to_stdstream = lambda *_, **__: None

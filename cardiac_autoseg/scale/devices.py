@@ -16,10 +16,16 @@ from planning.planner import RESERVED
 
 @dataclass(frozen=True)
 class Slot:
-    """Room for one training process: a torch device, and its number of CPU threads."""
+    """Room for one training process: a torch device, its number of CPU threads, and the ``node`` of a cluster it is on."""
 
     device: str
     threads: int
+    node: str = ""
+
+    @property
+    def place(self) -> str:
+        """Where it is, in a word: the node, here the device."""
+        return self.node or self.device
 
     @property
     def kind(self) -> str:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import json
-import os
-import shlex
-import signal
-import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,9 +15,10 @@ from pathlib import Path
 from cardiac_autoseg.errors import UserError
 from cardiac_autoseg.files import read_json
 from cardiac_autoseg.locks import Lock, is_held, try_lock
-from cardiac_autoseg.report.runs import CONSOLE, console_tail
+from cardiac_autoseg.report.runs import console_tail
 from cardiac_autoseg.scale.devices import Slot
 from cardiac_autoseg.scale.matrix import CLAIM, Job, Matrix
+from cardiac_autoseg.scale.processes import LOST, NOT_BEGUN, PATIENCE, Machines, Process
 from cardiac_autoseg.training.record import Record, locked
 from cardiac_autoseg.versions import require_run_version
 from cardiac_autoseg.workspace import Workspace
@@ -31,14 +28,11 @@ Commands = Callable[[Job, Slot], list[list[str]]]
 Look = Callable[[Job, bool], Job]
 """A job's present state; the second argument: whether the caller holds the claim on it."""
 Report = Callable[[str, Job, str], None]
-"""Told what happened ("started", "done", "failed", "elsewhere"), to which job, and details."""
+"""Told what happened ("started", "done", "failed", "again", "elsewhere"), to which job, and details."""
 TAIL_LINES = 8
 """Lines of a failed run's output that its record keeps."""
-PATIENCE = 120.0
-"""Seconds that a training which was asked to stop has for saving its state, before it is killed."""
 LOOK_AGAIN = 5.0
 """Seconds between two looks at the runs that another process has."""
-PR_SET_PDEATHSIG = 1
 
 
 def job_commands(workspace: Workspace, matrix: Matrix) -> Commands:
@@ -76,14 +70,15 @@ class Work:
     claim: Lock
     todo: list[list[str]]
     started: float
-    process: subprocess.Popen[bytes] | None = None
+    process: Process | None = None
 
 
 @dataclass
 class Progress:
     """Where the matrix stands: what :func:`execute` shows its watcher, and returns at the end.
 
-    ``failed`` holds each failed job with the end of its output.
+    ``failed`` holds each failed job with the end of its output, ``failures`` counts those of a job that may be tried again;
+    ``slots`` is the room there is now.
     """
 
     queue: list[Job]
@@ -91,12 +86,14 @@ class Progress:
     elsewhere: list[Job] = field(default_factory=list)
     done: list[Job] = field(default_factory=list)
     failed: list[tuple[Job, str]] = field(default_factory=list)
+    failures: Counter[str] = field(default_factory=Counter)
+    slots: int = 0
     stopped: bool = False
 
 
 def execute(
     jobs: Sequence[Job],
-    slots: Sequence[Slot],
+    machines: Machines,
     commands: Commands,
     look: Look,
     stop: threading.Event,
@@ -114,11 +111,11 @@ def execute(
     looked = time.monotonic()
     while not stop.is_set():
         for work in [work for work in progress.active if work.process is None or work.process.poll() is not None]:
-            _advance(progress, work, look, report)
+            _advance(progress, work, machines, look, report)
         if progress.elsewhere and time.monotonic() - looked > min(LOOK_AGAIN, 10 * poll):
             looked = time.monotonic()
             _look_elsewhere(progress, look, report)
-        _start_jobs(progress, slots, commands, look, report)
+        _start_jobs(progress, machines, commands, look, report)
         watch(progress)
         if not (progress.queue or progress.active or progress.elsewhere):
             return progress
@@ -135,12 +132,15 @@ def clear_claims(jobs: Sequence[Job]) -> None:
             claim.release()
 
 
-def _start_jobs(progress: Progress, slots: Sequence[Slot], commands: Commands, look: Look, report: Report) -> None:
+def _start_jobs(progress: Progress, machines: Machines, commands: Commands, look: Look, report: Report) -> None:
     """Fill the free slots from the queue."""
-    free = list(slots)
+    free = list(machines.slots())
+    progress.slots = len(free)
     for work in progress.active:
-        free.remove(work.slot)
-    while free and progress.queue:
+        # The slot of a machine that has left is none any more; what ran there still counts until it is booked.
+        if work.slot in free:
+            free.remove(work.slot)
+    while free and progress.queue and len(progress.active) < progress.slots:
         job = progress.queue.pop(0)
         claim = try_lock(job.folder / CLAIM)
         # Looked at only now that it is ours: another scheduler may have finished it meanwhile.
@@ -154,49 +154,43 @@ def _start_jobs(progress: Progress, slots: Sequence[Slot], commands: Commands, l
         slot = free.pop(0)
         work = Work(now, slot, claim, commands(now, slot), time.monotonic())
         progress.active.append(work)
-        report("started", now, f"on {slot.device}" + (f" from step {now.step}" if now.step else ""))
-        _next_command(work)
+        report("started", now, f"on {slot.place}" + (f" from step {now.step}" if now.step else ""))
+        _next_command(work, machines)
 
 
-def _next_command(work: Work) -> None:
-    """Start the next command of a job, its output appended to the console log of the run."""
-    command = work.todo.pop(0)
-    with (work.job.folder / CONSOLE).open("ab") as log:
-        log.write(f"$ {shlex.join(command)}\n".encode())
-        log.flush()
-        work.process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=os.environ | {"PYTHONUNBUFFERED": "1"},
-            # A group of its own: Ctrl-C reaches the scheduler alone, which then asks each training to stop.
-            process_group=0,
-            preexec_fn=_die_with_parent(),
-        )
+def _next_command(work: Work, machines: Machines) -> None:
+    """Start the next command of a job."""
+    work.process = machines.start(work.job, work.slot, work.todo.pop(0))
 
 
-def _advance(progress: Progress, work: Work, look: Look, report: Report) -> None:
-    """A command of a job has ended: start the next one, or book the job as done, failed, or elsewhere."""
-    code = work.process.returncode if work.process else 0
+def _advance(progress: Progress, work: Work, machines: Machines, look: Look, report: Report) -> None:
+    """A command of a job has ended: start the next one, or book the job as done, failed, elsewhere, or to be tried again."""
+    code = (work.process.poll() if work.process else None) or 0
     if code == 0 and work.todo:
-        _next_command(work)
+        _next_command(work, machines)
         return
     progress.active.remove(work)
     now = look(work.job, True)
     work.claim.release()
-    if now.state == "done" and code == 0:
+    if now.state == "done" and (code == 0 or (code == LOST and not work.todo)):
         progress.done.append(now)
         report("done", now, _result(now))
-    elif now.state == "elsewhere":
+        return
+    if now.state == "elsewhere" and code != LOST:
         progress.elsewhere.append(now)
         report("elsewhere", now, "")
-    else:
-        text = _reason(code, now.folder)
-        if code != 130:
-            _mark_failed(now.folder, text)
+        return
+    text = _reason(work.process.why() if work.process else "", now.folder)
+    if code not in (130, NOT_BEGUN):
+        _mark_failed(now.folder, text)
+    progress.failures[now.name] += code != NOT_BEGUN
+    if progress.failures[now.name] >= machines.attempts:
         progress.failed.append((now, text))
         report("failed", now, text)
+        return
+    # A training that lost its scheduler still saves its state, and has its lock: it is waited for.
+    (progress.elsewhere if now.state == "elsewhere" else progress.queue).append(now)
+    report("again", now, text)
 
 
 def _look_elsewhere(progress: Progress, look: Look, report: Report) -> None:
@@ -214,34 +208,20 @@ def _look_elsewhere(progress: Progress, look: Look, report: Report) -> None:
 
 
 def _stop_all(progress: Progress) -> None:
-    """Ask every process to save its state and stop; kill those that do not."""
+    """Ask every process to save its state and stop, and wait until they have."""
     processes = [work.process for work in progress.active if work.process]
     for process in processes:
-        _signal(process, signal.SIGTERM)
-    limit = time.monotonic() + PATIENCE
-    for process in processes:
-        try:
-            process.wait(max(0.1, limit - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            _signal(process, signal.SIGKILL)
-            process.wait()
+        process.stop()
+    # One that is out of reach is not waited for without end: it is killed over there.
+    limit = time.monotonic() + PATIENCE + LOOK_AGAIN
+    while any(process.poll() is None for process in processes) and time.monotonic() < limit:
+        time.sleep(0.05)
     for work in progress.active:
         work.claim.release()
 
 
-def _signal(process: subprocess.Popen[bytes], number: int) -> None:
-    """Send a signal to a process and its children, unless it has ended."""
-    if process.poll() is None:
-        os.killpg(process.pid, number)
-
-
-def _reason(code: int, folder: Path) -> str:
-    """Why a process ended, with the last lines that it printed."""
-    if code < 0:
-        name = signal.Signals(-code).name
-        why = f"killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
-    else:
-        why = "stopped by a signal" if code == 130 else f"exit code {code}" if code else "ended without finishing the run"
+def _reason(why: str, folder: Path) -> str:
+    """Why a run ended, after the last lines that it printed."""
     tail = console_tail(folder, TAIL_LINES)
     return f"{tail}\n({why})" if tail else why
 
@@ -266,21 +246,3 @@ def _result(job: Job) -> str:
     except (UserError, AttributeError, TypeError):
         return ""
     return ("" if dice is None else f"Dice {dice:.4f}, ") + f"{seconds / 60:.1f} min"
-
-
-def _die_with_parent() -> Callable[[], None] | None:
-    """What a child does first: ask Linux for SIGTERM when its parent dies, even by kill -9, so that it saves and stops.
-
-    Elsewhere there is no such request: a training then goes on alone, and the next ``cas_run`` waits for it.
-    """
-    if sys.platform != "linux":
-        return None
-    # Loaded before the fork: after it, as little as possible is done.
-    prctl, parent = ctypes.CDLL(None).prctl, os.getpid()
-
-    def request() -> None:
-        prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:
-            os._exit(130)
-
-    return request

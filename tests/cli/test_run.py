@@ -94,8 +94,8 @@ def test_the_table_redraws_itself_on_a_terminal(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "log.jsonl").write_text('{"step": 50, "loss": 0.5, "dice": 0.8, "slices_per_second": 10}\n')
     out = io.StringIO()
     monkeypatch.setattr(out, "isatty", lambda: True)
-    table = run_table.Table(out, 1, {"unet": 8}, {"unet": Speed(10, 5, "measured")}, done=3)
-    progress = Progress([job], [Work(job, Slot("cpu", 1), io.StringIO(), [], 0.0)])
+    table = run_table.Table(out, {"unet": 8}, {"unet": Speed(10, 5, "measured")}, done=3)
+    progress = Progress([job], [Work(job, Slot("cpu", 1), io.StringIO(), [], 0.0)], slots=1)
     for _ in range(2):
         table.shown = 0
         table.update(progress)

@@ -18,6 +18,7 @@ from cardiac_autoseg.report.runs import read_run
 from cardiac_autoseg.scale.devices import Slot
 from cardiac_autoseg.scale.execute import Progress, execute, train_command
 from cardiac_autoseg.scale.matrix import Job, Matrix, find_job
+from cardiac_autoseg.scale.processes import this_machine
 from cardiac_autoseg.training.record import locked
 from cardiac_autoseg.workspace import RunKey, Workspace
 
@@ -78,7 +79,7 @@ def run_jobs(
 
     return execute(
         jobs,
-        [Slot("cpu", 1)] * slots,
+        this_machine([Slot("cpu", 1)] * slots),
         lambda job, _: [script(job, seconds, what(job))],
         look,
         stop or threading.Event(),
@@ -241,7 +242,7 @@ def test_a_job_may_have_several_commands(tmp_path: Path) -> None:
     def look(job: Job, claimed: bool) -> Job:
         return find_job(workspace, job.key, job.steps, claimed=claimed)
 
-    progress = execute(jobs, [Slot("cpu", 1)], commands, look, threading.Event(), lambda *_: None, poll=0.02)
+    progress = execute(jobs, this_machine([Slot("cpu", 1)]), commands, look, threading.Event(), lambda *_: None, poll=0.02)
     assert [job.key.seed for job in progress.done] == [0]
     ((failed, text),) = progress.failed
     assert failed.key.seed == 1
