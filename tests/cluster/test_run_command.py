@@ -84,7 +84,10 @@ def test_interrupted(cluster: Any, workspace_copy: Path) -> None:
     process.send_signal(signal.SIGINT)
     out, told = process.communicate(timeout=200)
     assert process.returncode == 130
-    assert {entry["state"] for entry in json.loads(out)["runs"]} <= {"interrupted", "missing"}
+    # One that was stopped before it had begun has no record.
+    ended = {entry["gt"]: entry["state"] for entry in json.loads(out)["runs"]}
+    assert {ended[source] for source in records(workspace_copy)} == {"interrupted"}
+    assert set(ended.values()) <= {"interrupted", "missing", "failed"}
     assert "the state is saved" in told
     begun = [path for path in workspace_copy.glob("runs/*/*/*/*/*/run.json") if json.loads(path.read_text())["step"]]
     assert all((path.parent / "state.safetensors").is_file() for path in begun)
