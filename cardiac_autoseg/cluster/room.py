@@ -53,14 +53,9 @@ class Room:
     gpus: float
 
 
-def devices_of(plan: Plan) -> int:
-    """The devices that a plan's training takes."""
-    return getattr(plan, "devices", 1)
-
-
 def memory_of(plan: Plan) -> float:
     """Bytes of memory that a run takes, all its processes together."""
-    return devices_of(plan) * training_bytes(plan)
+    return plan.devices * training_bytes(plan)
 
 
 def need_of(plans: Mapping[str, Plan], runs: int, threads: int | None) -> Need:
@@ -68,7 +63,7 @@ def need_of(plans: Mapping[str, Plan], runs: int, threads: int | None) -> Need:
     return Need(
         max(memory_of(plan) for plan in plans.values()),
         max(plan.memory_bytes + RESERVED["gpu"] for plan in plans.values()),
-        max(devices_of(plan) for plan in plans.values()),
+        max(plan.devices for plan in plans.values()),
         threads,
         runs,
     )

@@ -38,7 +38,7 @@ from cardiac_autoseg.workspace import Workspace
 
 root = Path(sys.argv[1])
 plans = [load_plan(Workspace(root), path.stem) for path in (root / "plans").glob("*.json")]
-gpus = max(getattr(plan, "devices", 1) if plan.target == "gpu" else 0 for plan in plans)
+gpus = max(plan.devices if plan.target == "gpu" else 0 for plan in plans)
 print(round(max(training_bytes(plan) for plan in plans) / 1e6), gpus)
 PYTHON
 )
