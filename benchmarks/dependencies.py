@@ -57,7 +57,9 @@ def bound(requirement: Requirement) -> str:
 def make(place: Path, python: str, needed: list[Requirement], oldest: bool) -> str:
     """Make the environment ``place``; returns pip's last words where it fails, else nothing."""
     subprocess.run([python, "-m", "venv", str(place)], check=True)
-    wanted = [f"{one.name}=={bound(one)}" if oldest else str(one) for one in needed]
+    # With what a package must bring: moto without its server tests nothing.
+    extras = {one.name: f"[{','.join(sorted(one.extras))}]" if one.extras else "" for one in needed}
+    wanted = [f"{one.name}{extras[one.name]}=={bound(one)}" if oldest else str(one) for one in needed]
     command = [str(place / "bin" / "python"), "-m", "pip", "install", "--no-cache-dir", "--progress-bar", "off", *wanted]
     done = subprocess.run(command, capture_output=True, text=True)
     return "" if done.returncode == 0 else (done.stdout + done.stderr)[-SAID:]
