@@ -133,8 +133,8 @@ def main() -> None:
         f"phantom, plans of a CPU, {steps} steps. Two processes of one thread each, and one process of two threads, against",
         "one process of one thread. First loss: that of the same untrained network. Apart: relative differences, of weights",
         "by their norm. Slices/s: of the median step; other programs ran meanwhile. Batches: the share of a step of one",
-        "process that draws and augments, which each process does for the whole batch. In float64 images have a little noise,",
-        "as among equal pixels of the background rounding decides which one ENet's pooling takes, and ENet unpools in",
+        "process that draws and augments, which each process does for the whole batch. In float64 images have a little",
+        "noise, as among equal pixels of the background rounding decides which one ENet's pooling takes, and ENet unpools in",
         "float64.\n",
         "| architecture | batch | precision | against | first loss apart | worst loss apart | weights apart"
         " | slices/s | of one process | batches |",
