@@ -134,8 +134,8 @@ def main() -> None:
         "one process of one thread. First loss: that of the same untrained network. Apart: relative differences, of weights",
         "by their norm. Slices/s: of the median step; other programs ran meanwhile. Batches: the share of a step of one",
         "process that draws and augments, which each process does for the whole batch. In float64 images have a little",
-        "noise, as among equal pixels of the background rounding decides which one ENet's pooling takes, and ENet unpools in",
-        "float64.\n",
+        "noise, as among equal pixels of the background rounding decides which one ENet's pooling takes, and ENet unpools",
+        "in float64.\n",
         "| architecture | batch | precision | against | first loss apart | worst loss apart | weights apart"
         " | slices/s | of one process | batches |",
         "|---|---|---|---|---|---|---|---|---|---|",
