@@ -29,12 +29,15 @@ from torch import Tensor
 
 from cardiac_autoseg.cli import plan_and_preprocess
 from cardiac_autoseg.device import uses_bfloat16
+from cardiac_autoseg.networks import enet
 from cardiac_autoseg.phantom.subject import write_acdc
 from cardiac_autoseg.training import loop
 from cardiac_autoseg.training.distributed import ALONE, MEET, join
 from cardiac_autoseg.workspace import Workspace
 from planning.plan import ARCHITECTURES
 
+NOISE = 1e-3
+"""Of the images' range: the standard deviation of the noise on images in double precision."""
 RESULT = Path(__file__).parent / "results" / "ddp.md"
 
 
@@ -50,6 +53,7 @@ def work(root: Path, architecture: str, precision: str, threads: int, steps: int
     state, losses, taken = run.start(), [], []
     if precision == "float64":
         state.network.double()
+        enet.UpBottleneck.forward = unpooled_in_double  # type: ignore[method-assign]
         state.average = {
             name: value.double() if value.is_floating_point() else value for name, value in state.average.items()
         }
@@ -57,7 +61,10 @@ def work(root: Path, architecture: str, precision: str, threads: int, steps: int
 
         def double(step: int) -> tuple[Tensor, Tensor, Tensor]:
             images, labels, who = original(step)
-            return images.double(), labels, who
+            generator = torch.Generator().manual_seed(step)
+            # Among equal pixels of the background, rounding decides which one ENet's pooling takes.
+            noise = torch.randn(images.shape, generator=generator, dtype=torch.float64)
+            return images + NOISE * noise, labels, who
 
         run.batch = double  # type: ignore[method-assign]
     for _ in range(steps):
@@ -70,6 +77,12 @@ def work(root: Path, architecture: str, precision: str, threads: int, steps: int
         values = {"losses": losses, "speed": run.plan.batch / seconds, "batch": run.plan.batch, "seconds": seconds}
         values["batches"] = augmentation(run, 5)
         torch.save({**values, "weights": state.network.state_dict()}, out)
+
+
+def unpooled_in_double(self: enet.UpBottleneck, x: Tensor, indices: Tensor) -> Tensor:
+    """As the network does it, but for its unpooling in single precision, whose rounding is what is to be told apart."""
+    main = torch.nn.functional.max_unpool2d(self.main(x), indices, [2, 2])
+    return self.activation(main + self.body(x))
 
 
 def augmentation(run: Any, count: int) -> float:
@@ -120,7 +133,9 @@ def main() -> None:
         f"phantom, plans of a CPU, {steps} steps. Two processes of one thread each, and one process of two threads, against",
         "one process of one thread. First loss: that of the same untrained network. Apart: relative differences, of weights",
         "by their norm. Slices/s: of the median step; other programs ran meanwhile. Batches: the share of a step of one",
-        "process that draws and augments, which each process does for the whole batch.\n",
+        "process that draws and augments, which each process does for the whole batch. In float64 images have a little",
+        "noise, as among equal pixels of the background rounding decides which one ENet's pooling takes, and ENet unpools",
+        "in float64.\n",
         "| architecture | batch | precision | against | first loss apart | worst loss apart | weights apart"
         " | slices/s | of one process | batches |",
         "|---|---|---|---|---|---|---|---|---|---|",
