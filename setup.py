@@ -85,7 +85,7 @@ setup(
             "shtab>=1.7",
             "ray>=2.50",
             "s3fs>=2024.9",
-            "moto[s3,server]>=5",
+            "moto[s3,server]>=5.1",
             "pyyaml>=6",
         ],
     },

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 
+from cardiac_autoseg.bundle import read_bundle
 from cardiac_autoseg.data.identifiers import unquoted
 from cardiac_autoseg.data.remote import RemotePath
 from cardiac_autoseg.data.scan import Scan
@@ -71,9 +72,10 @@ class Job:
 def load_job(request: Request) -> Job:
     """Load the model that a request names; :class:`UserError` as :func:`load_model`, and if it is not the one meant."""
     path = bundle_called(None, request.bundle)
-    model = load_model(path, request.device, request.fast)
-    if model_hash(model.bundle, request.fast) != request.model_hash:
+    # Asked of the whole bundle: a fast model has only one of its networks.
+    if model_hash(read_bundle(path), request.fast) != request.model_hash:
         raise UserError(f"{path} is another model than the one that was asked for: install the same release everywhere")
+    model = load_model(path, request.device, request.fast)
     # The quality was fitted on what all networks and views say together.
     return Job(request, model, None if request.fast else load_trust(path))
 

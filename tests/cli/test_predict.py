@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from cardiac_autoseg.bundle import load_bundle, save_bundle
 from cardiac_autoseg.cli.predict import main
 from cardiac_autoseg.data.volume import read_volume, write_labels
 from cardiac_autoseg.inference.model import load_model
@@ -40,6 +42,17 @@ def same_geometry(a: sitk.Image, b: sitk.Image) -> None:
     assert a.GetSize() == b.GetSize()
     for name in ("GetSpacing", "GetOrigin", "GetDirection"):
         np.testing.assert_allclose(getattr(a, name)(), getattr(b, name)(), rtol=0, atol=1e-6, err_msg=name)
+
+
+def test_fast_takes_one_of_several_networks(tmp_path: Path, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    about, networks = load_bundle(bundle)
+    twice = (about.members[0], dataclasses.replace(about.members[0], fold="1"))
+    save_bundle(tmp_path / "two", dataclasses.replace(about, members=twice), 2 * [networks[0].state_dict()])
+    write_image(tmp_path / "in" / "a.nii.gz", 3, 20, 26)
+    arguments = ["-i", str(tmp_path / "in"), "--model", str(tmp_path / "two"), "--device", "cpu", "--labels-only"]
+    for options, count in (("--fast",), 1), ((), 2):
+        assert main([*arguments, "-o", str(tmp_path / f"out{count}"), *options]) == 0
+        assert f"{count} network(s)" in capsys.readouterr().out
 
 
 def test_folder_of_3d_and_4d_files(tmp_path: Path, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -136,14 +136,15 @@ def test_a_cluster_without_room_is_not_waited_for_without_end(
 @pytest.mark.slow
 def test_a_machine_that_is_lost_costs_nothing_but_time(make_cluster: Any, tmp_path: Path, said: list[str]) -> None:
     cluster = make_cluster(nodes=1, cpus=1)
-    node = cluster.add_node(num_cpus=1, object_store_memory=100 << 20, include_dashboard=False)
-    cluster.wait_for_nodes()
 
     def work(item: int) -> int:
         time.sleep(0.1)
         return item
 
     with connected(cluster.address) as ray:
+        # Only now, as nodes of one address are all alike to a driver that looks for its own.
+        node = cluster.add_node(num_cpus=1, object_store_memory=100 << 20, include_dashboard=False)
+        cluster.wait_for_nodes()
         found = {}
         for item, result in spread_over(ray, SMALL, said.append)(noting(tmp_path, work), range(120)):
             assert item not in found
