@@ -19,6 +19,11 @@ class UserError(Exception):
     """What is wrong, in which file, and what to do about it: commands print the message and exit with code 2."""
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says, in a line; its kind, where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether there was not enough memory, of the machine or of a GPU: libraries have errors of their own for it.
 

@@ -134,7 +134,7 @@ def _run(parser: argparse.ArgumentParser, work: Callable[[argparse.Namespace], i
     values = parser.parse_args(arguments)
     with suppress(AttributeError):
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names of files may be no text
-    from cardiac_autoseg.errors import UserError, is_out_of_memory
+    from cardiac_autoseg.errors import UserError, first_line, is_out_of_memory
 
     try:
         return work(values)
@@ -151,7 +151,7 @@ def _run(parser: argparse.ArgumentParser, work: Callable[[argparse.Namespace], i
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        print(f"{parser.prog}: {OUT_OF_MEMORY} ({_first_line(error)})", file=sys.stderr)
+        print(f"{parser.prog}: {OUT_OF_MEMORY} ({first_line(error)})", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
         print(f"\n{parser.prog}: interrupted; finished work is kept, the same command goes on from there", file=sys.stderr)
@@ -168,7 +168,3 @@ def _about(error: OSError) -> str:
     else:
         remedy = "check the path, permissions and free space"
     return f"{where}: {error.strerror or error}: {remedy}"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

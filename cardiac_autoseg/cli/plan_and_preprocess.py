@@ -176,8 +176,8 @@ def _workspace(
     layout = recognise(values.dataset)
     say(f"{values.dataset} has the layout {layout!r}; importing it into {root}")
     # What was read for the check is measured as well, so that the fingerprint need not read it again.
-    examine = partial(prepare.examine, workspace=workspace)
-    checked = import_and_check(layout, values.dataset, workspace, values.gt, None, say, examine=examine, spread=spread)
+    examiner = partial(prepare.examiner, workspace)
+    checked = import_and_check(layout, values.dataset, workspace, values.gt, None, say, examiner=examiner, spread=spread)
     hashes = FileHashes(workspace.preprocessed / "files.json")
     for learned in checked.examined.values():
         hashes.learn(learned)

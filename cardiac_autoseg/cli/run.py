@@ -52,7 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="processes at once (default: one per GPU, or per core; on a cluster what fits)",
     )
     add("--threads", type=common.at_least(1), help="CPU threads of each process (default: the cores shared out among them)")
-    add("--cluster", metavar="ADDRESS", help="run on a Ray cluster: auto (the one this machine belongs to) or HOST:PORT")
+    common.add_cluster(parser, "runs")
     add("--dry-run", action="store_true", help="show the plan and the expected time, start nothing")
     add("--print-commands", action="store_true", help="print a command line for each missing run, for any scheduler")
     add("--json", action="store_true", help="print runs and outcome as JSON; progress goes to stderr")

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cardiac_autoseg.errors import UserError
+from cardiac_autoseg.errors import UserError, first_line
 
 NAMESPACE = "cardiac_autoseg"
 ANSWER = 10.0
@@ -33,9 +33,8 @@ def connected(address: str) -> Iterator[Any]:
         _silence(ray)
         ray.init(address=found, namespace=NAMESPACE, log_to_driver=False, logging_level="error")
     except (OSError, RuntimeError, ValueError) as error:
-        told = str(error).strip().splitlines()[:1] or [type(error).__name__]
         raise UserError(
-            f"--cluster {address}: no Ray cluster answers there ({told[0]}). Start one with `ray start --head"
+            f"--cluster {address}: no Ray cluster answers there ({first_line(error)}). Start one with `ray start --head"
             " --disable-usage-stats` on this machine, and join others to it, as docs/cluster.md says"
         ) from error
     try:

@@ -13,7 +13,7 @@ from typing import Any
 from cardiac_autoseg import __version__
 from cardiac_autoseg.cluster.node import ANSWER_SECONDS, describe, run_on_node
 from cardiac_autoseg.cluster.room import GPU_USABLE, Need, Node, Room, cpu_room, gpu_room, memory_of, need_of
-from cardiac_autoseg.errors import UserError
+from cardiac_autoseg.errors import UserError, first_line
 from cardiac_autoseg.report.runs import CONSOLE
 from cardiac_autoseg.scale.devices import Slot
 from cardiac_autoseg.scale.matrix import Job
@@ -76,9 +76,9 @@ class Task:
         except errors.WorkerCrashedError:
             return LOST, f"its worker process on {self._node} was killed"
         except errors.RayTaskError as error:
-            return 1, f"on {self._node}: {_first_line(error.cause or error)}"
+            return 1, f"on {self._node}: {first_line(error.cause or error)}"
         except errors.RayError as error:
-            return LOST, f"{self._node}: {type(error).__name__}, {_first_line(error)}"
+            return LOST, f"{self._node}: {type(error).__name__}, {first_line(error)}"
 
 
 class Nodes:
@@ -173,7 +173,7 @@ class Nodes:
         try:
             answer = self._ray.get(reference)
         except self._ray.exceptions.RayError as error:
-            problem = _first_line(getattr(error, "cause", None) or error)
+            problem = first_line(getattr(error, "cause", None) or error)
         else:
             problem = _unfit(answer, self._root)
         if problem:
@@ -233,7 +233,3 @@ def _length(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return 0
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -49,7 +49,7 @@ def check_dataset(
     dataset: Dataset,
     report: Callable[[str], None],
     workers: int | None = None,
-    examine: Examine | None = None,
+    examiner: Callable[[], Examine] | None = None,
     spread: Spread = in_process,
 ) -> Checked:
     """Check every case, in parallel threads or as ``spread`` does it, with a progress bar on a terminal; one bad case never
@@ -59,9 +59,10 @@ def check_dataset(
     another axis than z; the later of two cases with the same id. Of a case that is kept: a label file that cannot be read,
     has unknown values or lies elsewhere than the image. An empty label file counts as not annotated. All else is a warning;
     the same image under two subjects also sets ``Case.twin_of``. Subjects with two labelled frames but no phases get them
-    from the LV volume, which ``report`` is told; the rest is in the result. ``examine`` is called where the case is read.
+    from the LV volume, which ``report`` is told; the rest is in the result. What ``examiner`` makes, once a process, is
+    called where a case is read.
     """
-    make, items = partial(_checker, workspace, dataset, examine), list(enumerate(dataset.cases))
+    make, items = partial(_checker, workspace, dataset, examiner), list(enumerate(dataset.cases))
     results = spread(make, items, workers or min(16, available_cores()))
     bar = tqdm(results, total=len(items), desc="checking cases", unit="case", disable=None, leave=False)
     # By their number, as two cases may have one name.
@@ -85,8 +86,11 @@ def check_dataset(
     return Checked(dataclasses.replace(dataset, cases=tuple(join_twins(cases))), tuple(left_out), tuple(warnings), examined)
 
 
-def _checker(workspace: Workspace, dataset: Dataset, examine: Examine | None) -> Callable[[tuple[int, Case]], CaseCheck]:
+def _checker(
+    workspace: Workspace, dataset: Dataset, examiner: Callable[[], Examine] | None
+) -> Callable[[tuple[int, Case]], CaseCheck]:
     """What checks numbered cases, in one process."""
+    examine = examiner() if examiner else None
     return lambda item: check_case(workspace, dataset, item[1], examine)
 
 

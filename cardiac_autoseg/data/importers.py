@@ -69,13 +69,13 @@ def import_and_check(
     simulated: bool = False,
     note: str = "",
     verbose: bool = False,
-    examine: Examine | None = None,
+    examiner: Callable[[], Examine] | None = None,
     spread: Spread = in_process,
 ) -> Checked:
     """Index ``source``, check every case, write ``dataset.json``, and report what was found and the table of sources.
 
     ``layout`` is a key of :data:`IMPORTERS` or "auto"; ``gt`` names the data set's own labels, ``simulated`` and ``note``
-    describe them; ``examine`` and ``spread`` are as for :func:`check_dataset`. Importing again into a workspace keeps
+    describe them; ``examiner`` and ``spread`` are as for :func:`check_dataset`. Importing again into a workspace keeps
     the sources that were added to it. Raises :class:`UserError` if nothing can be imported, or if the workspace holds
     another data set.
     """
@@ -97,7 +97,7 @@ def import_and_check(
         described = dataclasses.replace(dataset.sources[gt], simulated=simulated, note=note)
         dataset = dataclasses.replace(dataset, sources={**dataset.sources, gt: described})
     with editing(workspace.dataset, report):
-        return _finish(workspace, _keep_added(workspace, dataset, report), skipped, report, verbose, examine, spread)
+        return _finish(workspace, _keep_added(workspace, dataset, report), skipped, report, verbose, examiner, spread)
 
 
 def add_source(
@@ -199,7 +199,7 @@ def _finish(
     skipped: list[str],
     report: Callable[[str], None],
     verbose: bool,
-    examine: Examine | None = None,
+    examiner: Callable[[], Examine] | None = None,
     spread: Spread = in_process,
 ) -> Checked:
     """Check, save, and report.
@@ -214,7 +214,7 @@ def _finish(
         for case in dataset.cases
     )
     checked = check_dataset(
-        workspace, dataclasses.replace(dataset, cases=tuple(drawn)), report, examine=examine, spread=spread
+        workspace, dataclasses.replace(dataset, cases=tuple(drawn)), report, examiner=examiner, spread=spread
     )
     cases = (dataclasses.replace(case, labels=case.labels | computed[case.id]) for case in checked.dataset.cases)
     checked = dataclasses.replace(checked, dataset=dataclasses.replace(checked.dataset, cases=tuple(cases)))

@@ -158,17 +158,22 @@ def measure_loaded(
     return measurement
 
 
-def examine(dataset: Dataset, case: Case, image: Volume, labels: dict[str, Volume], workspace: Workspace) -> Learned | None:
-    """Measure a case that an import has just read, so that the fingerprint need not read it again; the hashes of its files.
+def examiner(workspace: Workspace) -> Callable[[Dataset, Case, Volume, dict[str, Volume]], Learned | None]:
+    """What measures, in one process, the cases that an import has just read, so that the fingerprint need not read them
+    again; it returns the hashes of a case's files.
 
     None where it cannot be measured: the fingerprint meets that again, and says so.
     """
     hashes = FileHashes(workspace.preprocessed / "files.json")
-    try:
-        measure_loaded(workspace, hashes, dataset, case, image, labels)
-    except (ValueError, OSError, UserError):
-        return None
-    return hashes.known(case_files(workspace, case))
+
+    def examine(dataset: Dataset, case: Case, image: Volume, labels: dict[str, Volume]) -> Learned | None:
+        try:
+            measure_loaded(workspace, hashes, dataset, case, image, labels)
+        except (ValueError, OSError, UserError):
+            return None
+        return hashes.known(case_files(workspace, case))
+
+    return examine
 
 
 def _measurement_path(workspace: Workspace, case: Case) -> Path:

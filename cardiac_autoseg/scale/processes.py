@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import shlex
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from cardiac_autoseg.orphans import ending_with_parent
 from cardiac_autoseg.report.runs import CONSOLE
 
 if TYPE_CHECKING:  # The rest is imported by the workers of a cluster, which have no use for torch.
@@ -27,7 +26,6 @@ LOST = 256
 """In place of an exit code, which it cannot be: nobody knows how the process ended, or whether it has."""
 NOT_BEGUN = 257
 """The same for a process whose machine was gone before it began."""
-PR_SET_PDEATHSIG = 1
 
 
 class Process(Protocol):
@@ -129,13 +127,12 @@ def _die_with_parent() -> Callable[[], None] | None:
 
     Elsewhere there is no such request: a training then goes on alone, and the next ``cas_run`` waits for it.
     """
-    if sys.platform != "linux":
+    ask, parent = ending_with_parent(), os.getpid()
+    if ask is None:
         return None
-    # Loaded before the fork: after it, as little as possible is done.
-    prctl, parent = ctypes.CDLL(None).prctl, os.getpid()
 
     def request() -> None:
-        prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        ask()
         if os.getppid() != parent:
             os._exit(130)
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from cardiac_autoseg.cluster.spread import AT_ONCE
+
 HOUR = 3600.0
-AT_HAND = 3
-"""Studies that a worker has at hand at most."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def simulate(
         # In turn, as they are fed.
         while waiting and ready:
             worker = ready.popleft()
-            if len(worker.cases) < AT_HAND:
+            if len(worker.cases) < AT_ONCE:
                 size = waiting.popleft()
                 worker.cases.append(_Case("fetch", size * amounts["fetch"], size))
                 ready.append(worker)

@@ -7,13 +7,10 @@ whole batch, to rounding, and every process makes the same optimiser step. The f
 
 from __future__ import annotations
 
-import ctypes
 import datetime
 import json
 import os
-import signal
 import socket
-import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +20,7 @@ import torch.distributed as dist
 
 from cardiac_autoseg.device import pick_device
 from cardiac_autoseg.errors import UserError
+from cardiac_autoseg.orphans import ending_with_parent
 from cardiac_autoseg.training.collectives import each, peers
 from cardiac_autoseg.training.setbacks import Setback
 from planning.plan import Plan
@@ -31,7 +29,6 @@ MEET = "CAS_TRAIN_MEET"
 """Environment variable by which :mod:`launch` tells its processes in which file they meet; torchrun gives a port."""
 TIMEOUT = datetime.timedelta(minutes=30)
 """How long a process waits for the others: one that dies is noticed at once, one that hangs only then."""
-PR_SET_PDEATHSIG = 1
 
 
 class Alone(UserError):  # noqa: N818
@@ -154,7 +151,8 @@ def join(kind: str) -> tuple[World, torch.device]:
     device = pick_device(f"cuda:{local}" if kind == "cuda" else "cpu")
     if kind == "cuda":
         torch.cuda.set_device(device)
-    _stop_with_parent()
+    if ask := ending_with_parent():  # nobody would stop it later
+        ask()
     _stay_inside()
     # What the processes agree on lies in the memory of the host: a GPU need not be waited for.
     backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
@@ -178,9 +176,3 @@ def _stay_inside() -> None:
         if name in names:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
             os.environ.setdefault("NCCL_SOCKET_IFNAME", name)
-
-
-def _stop_with_parent() -> None:
-    """Ask Linux for SIGTERM when the process that started this one dies, even by kill -9: nobody would stop it later."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
